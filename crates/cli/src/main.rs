@@ -1,0 +1,2 @@
+//! The one binary: parse, call a library, print.
+fn main() {}

@@ -1,0 +1,7 @@
+//! Model files: GGUF and safetensors in and out, configuration, tokenizer, chat template.
+//!
+//! This crate does not know how a model is computed.
+#![deny(unsafe_code)]
+
+pub mod config;
+pub mod tensor;
