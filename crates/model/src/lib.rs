@@ -8,9 +8,12 @@
 pub mod config;
 mod error;
 pub mod gguf;
+mod huggingface;
+pub mod inspect;
 pub mod layout;
 pub mod mmap;
 mod model;
+pub mod safetensors;
 pub mod tensor;
 
 pub use config::Config;
