@@ -373,3 +373,6 @@ impl<'a> Fields<'a> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -341,3 +341,6 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 fn product(factors: impl IntoIterator<Item = usize>) -> u64 {
     factors.into_iter().fold(1, |n: u64, factor| n.saturating_mul(factor as u64))
 }
+
+#[cfg(test)]
+mod tests;

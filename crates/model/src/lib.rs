@@ -7,6 +7,8 @@
 
 pub mod config;
 mod error;
+#[cfg(test)]
+mod fixture;
 pub mod gguf;
 mod huggingface;
 pub mod inspect;

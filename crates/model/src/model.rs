@@ -200,3 +200,6 @@ fn place<'a>(
         None => Ok(places),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -548,3 +548,6 @@ impl Index {
         Ok(shard_of)
     }
 }
+
+#[cfg(test)]
+mod tests;
