@@ -127,7 +127,7 @@ pub struct Activations {
 
 impl Activations {
     /// Makes room; what was there is lost. Codes need `n_cols` to be a multiple of 32.
-    fn resize(&mut self, n_tokens: usize, n_cols: usize, has_codes: bool) {
+    pub(crate) fn resize(&mut self, n_tokens: usize, n_cols: usize, has_codes: bool) {
         (self.n_tokens, self.n_cols, self.has_codes) = (n_tokens, n_cols, has_codes);
         self.rows.resize(n_tokens * n_cols, 0.0);
         if has_codes {
@@ -145,18 +145,21 @@ impl Activations {
         fill: impl Fn(usize, &mut [f32]) + Sync,
     ) {
         self.resize(n_tokens, n_cols, has_codes);
-        let writer = self.acts.writer();
-        let rows = Rows::new(&mut self.rows, n_cols);
+        let parts = self.parts();
         for_each_token(pool, n_tokens, |token| {
             // SAFETY: each token's row and blocks are touched by one piece.
             unsafe {
-                let row = rows.row_mut(token, 0, n_cols);
-                fill(token, row);
+                fill(token, parts.part_mut(token, 0, n_cols));
                 if has_codes {
-                    isa.run(Quantize { writer: &writer, token, first_block: 0, row });
+                    parts.quantize(isa, token, 0, n_cols);
                 }
             }
         });
+    }
+
+    /// A handle through which threads write disjoint parts of rows.
+    pub(crate) fn parts(&mut self) -> Parts<'_> {
+        Parts { rows: Rows::new(&mut self.rows, self.n_cols), writer: self.acts.writer() }
     }
 
     /// The rows as floats.
@@ -180,6 +183,34 @@ pub(crate) fn for_each_token(pool: &mut Pool, n_tokens: usize, f: impl Fn(usize)
     pool.run(n_tokens.div_ceil(per_piece), |_, piece| {
         (piece * per_piece..n_tokens.min((piece + 1) * per_piece)).for_each(&f);
     });
+}
+
+/// Writes parts of the rows of [`Activations`] from several threads.
+pub(crate) struct Parts<'a> {
+    rows: Rows<'a>,
+    writer: ActsWriter<'a>,
+}
+
+impl Parts<'_> {
+    /// Columns `from..from + len` of a token's row.
+    ///
+    /// # Safety
+    /// Nobody else touches this part meanwhile.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn part_mut(&self, token: usize, from: usize, len: usize) -> &mut [f32] {
+        // SAFETY: the caller's.
+        unsafe { self.rows.row_mut(token, from, len) }
+    }
+
+    /// Quantises columns `from..from + len` of a token's row, whole blocks.
+    ///
+    /// # Safety
+    /// As [`Parts::part_mut`], and the activations have codes.
+    pub unsafe fn quantize(&self, isa: Isa, token: usize, from: usize, len: usize) {
+        // SAFETY: the caller's.
+        let row = unsafe { self.rows.row_mut(token, from, len) };
+        isa.run(Quantize { writer: &self.writer, token, first_block: from / BLOCK, row });
+    }
 }
 
 struct Quantize<'a> {
@@ -320,8 +351,7 @@ pub fn gated_linear(
     let n_out = gate.matrix.n_rows();
     assert_eq!(up.matrix.n_rows(), n_out, "gate and up have as many rows");
     out.resize(input.n_tokens, n_out, has_codes);
-    let writer = out.acts.writer();
-    let rows = Rows::new(&mut out.rows, n_out);
+    let parts = out.parts();
     // Pairs of tiles: a pair makes whole blocks of 32, which can be quantised on the spot.
     let n_pairs = gate.matrix.n_tiles().div_ceil(2);
     let pairs_per_piece = tiles_per_piece(n_pairs, pool.n_threads(), input.n_tokens);
@@ -336,7 +366,7 @@ pub fn gated_linear(
             for (t, token) in tokens.clone().enumerate() {
                 // SAFETY: the rows of a tile belong to one piece, and so do the blocks that they fill.
                 unsafe {
-                    let row = rows.row_mut(token, first_row, end_row - first_row);
+                    let row = parts.part_mut(token, first_row, end_row - first_row);
                     for (i, out) in row.chunks_mut(LANES).enumerate() {
                         let at = first_row + i * LANES;
                         let mut g = gates.tile(i, tokens.len())[t];
@@ -347,7 +377,7 @@ pub fn gated_linear(
                         out.copy_from_slice(&g[..out.len()]);
                     }
                     if has_codes {
-                        isa.run(Quantize { writer: &writer, token, first_block: first_row / BLOCK, row });
+                        parts.quantize(isa, token, first_row, end_row - first_row);
                     }
                 }
             }
@@ -692,4 +722,4 @@ impl FloatRow<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

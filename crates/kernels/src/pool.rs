@@ -284,6 +284,35 @@ impl Drop for Pool {
     }
 }
 
+/// A value for each thread of a pool, to be used by the pieces that the thread does.
+pub struct PerThread<T>(Vec<Padded<UnsafeCell<T>>>);
+
+// SAFETY: a value is used by one thread at a time, as `get` demands.
+unsafe impl<T: Send> Sync for PerThread<T> {}
+
+impl<T: Default> PerThread<T> {
+    /// Default values for `n_threads` threads.
+    pub fn new(n_threads: usize) -> PerThread<T> {
+        PerThread((0..n_threads).map(|_| Padded(UnsafeCell::new(T::default()))).collect())
+    }
+
+    /// Threads it has values for.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The value of thread `thread`.
+    ///
+    /// # Safety
+    /// No other reference to this thread's value is alive: within a piece, call it once.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn get(&self, thread: usize) -> &mut T {
+        // SAFETY: the caller's.
+        unsafe { &mut *self.0[thread].0.get() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
