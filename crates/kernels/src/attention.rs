@@ -536,7 +536,10 @@ impl ChunkKernel<'_> {
         // SAFETY: the caller's; every query has `head_dim` values.
         unsafe {
             for dim in 0..self.heads.head_dim {
-                let keys: [S::F; B] = std::array::from_fn(|b| source.key(s, block + b, dim));
+                let mut keys = [s.splat(0.0); B];
+                for b in 0..B {
+                    keys[b] = source.key(s, block + b, dim);
+                }
                 for r in 0..R {
                     let q = s.splat(*queries[r].add(dim));
                     for b in 0..B {
@@ -600,10 +603,17 @@ impl ChunkKernel<'_> {
             let weights = self.scores[row * CHUNK + page * PAGE_LEN..][..(R - 1) * CHUNK + n_pos].as_ptr();
             let end = (R - 1) * row_len + C * LANES;
             let out = self.state[row * row_len + LANES + part * LANES..][..end].as_mut_ptr();
-            let mut sums: [[S::F; C]; R] =
-                std::array::from_fn(|r| std::array::from_fn(|c| s.load(out.add(r * row_len + c * LANES))));
+            let mut sums = [[s.splat(0.0); C]; R];
+            for r in 0..R {
+                for c in 0..C {
+                    sums[r][c] = s.load(out.add(r * row_len + c * LANES));
+                }
+            }
             for pos in 0..n_pos {
-                let values: [S::F; C] = std::array::from_fn(|c| source.value(s, pos, part + c));
+                let mut values = [s.splat(0.0); C];
+                for c in 0..C {
+                    values[c] = source.value(s, pos, part + c);
+                }
                 for r in 0..R {
                     let weight = s.splat(*weights.add(r * CHUNK + pos));
                     for c in 0..C {

@@ -18,6 +18,7 @@ pub mod math;
 pub mod memory;
 pub mod packed;
 pub mod pool;
+pub mod probe;
 
 pub use block::dequantize;
 pub use dtype::DType;

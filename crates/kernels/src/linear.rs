@@ -13,6 +13,7 @@
 //! So a token's result does not depend on which others are computed with it, and every instruction set gives the
 //! same bits.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -287,7 +288,7 @@ pub fn linear(
     assert_eq!(out.len(), input.n_tokens * n_out, "the output has a row for each token");
     let mut jobs = Vec::new();
     let n_tiles: usize = maps.iter().map(|map| map.matrix.n_tiles()).sum();
-    let tiles_per_piece = tiles_per_piece(n_tiles, pool.n_threads(), input.n_tokens);
+    let tiles_per_piece = units_per_piece(n_tiles, 1, pool.n_threads(), input.n_tokens);
     let mut first_row = 0;
     for map in maps {
         check(map, input);
@@ -300,35 +301,47 @@ pub fn linear(
     let out = Rows::new(out, n_out);
     pool.run(jobs.len(), |_, piece| {
         let (map, tiles, first_row) = &jobs[piece];
-        let mut products = Products::default();
+        let mut products = Products::new();
         for_each_panel(input.n_tokens, |tokens| {
             products.compute(isa, &map.matrix, tiles.clone(), input, tokens.clone());
-            for (i, tile) in tiles.clone().enumerate() {
-                let row = tile * LANES;
-                let n = LANES.min(map.matrix.n_rows() - row);
-                for (t, token) in tokens.clone().enumerate() {
-                    // SAFETY: the rows of a tile belong to one piece.
-                    let out = unsafe { out.row_mut(token, first_row + row, n) };
-                    let products = &products.tile(i, tokens.len())[t];
-                    let bias = map.bias.as_ref().map(|bias| &bias[row..row + n]);
-                    write_outputs(mode, products, bias, out);
-                }
-            }
+            let rows = tiles.start * LANES..map.matrix.n_rows().min(tiles.end * LANES);
+            isa.run(Finish { products: &products, map, rows, mode, tokens, out: &out, first_col: *first_row });
         });
     });
 }
 
-#[inline(always)]
-fn write_outputs(mode: Mode, products: &[f32; LANES], bias: Option<&[f32]>, out: &mut [f32]) {
-    for (i, y) in out.iter_mut().enumerate() {
-        let mut product = products[i];
-        if let Some(bias) = bias {
-            product += bias[i];
+/// Brings the products of some tiles with one panel to where they belong.
+struct Finish<'a> {
+    products: &'a Products,
+    map: &'a Linear,
+    /// Rows of the map: the tiles' rows that exist.
+    rows: Range<usize>,
+    mode: Mode,
+    tokens: Range<usize>,
+    out: &'a Rows<'a>,
+    /// Column of `out` where the map's outputs begin.
+    first_col: usize,
+}
+
+impl Kernel for Finish<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let n_tokens = self.tokens.len();
+        for (t, token) in self.tokens.enumerate() {
+            // SAFETY: the rows of a tile belong to one piece.
+            let out = unsafe { self.out.row_mut(token, self.first_col + self.rows.start, self.rows.len()) };
+            for at in (0..out.len()).step_by(LANES) {
+                let mut y = self.products.load(s, at / LANES, n_tokens, t);
+                if let Some(bias) = &self.map.bias {
+                    y = s.add(y, math::load_part(s, &bias[..self.rows.end], self.rows.start + at));
+                }
+                if self.mode == Mode::Add {
+                    y = s.add(math::load_part(s, out, at), y);
+                }
+                math::store_part(s, out, at, y);
+            }
         }
-        *y = match mode {
-            Mode::Store => product,
-            Mode::Add => *y + product,
-        };
     }
 }
 
@@ -354,41 +367,56 @@ pub fn gated_linear(
     let parts = out.parts();
     // Pairs of tiles: a pair makes whole blocks of 32, which can be quantised on the spot.
     let n_pairs = gate.matrix.n_tiles().div_ceil(2);
-    let pairs_per_piece = tiles_per_piece(n_pairs, pool.n_threads(), input.n_tokens);
+    let pairs_per_piece = units_per_piece(n_pairs, 2, pool.n_threads(), input.n_tokens);
     pool.run(n_pairs.div_ceil(pairs_per_piece), |_, piece| {
         let first_tile = piece * pairs_per_piece * 2;
         let tiles = first_tile..gate.matrix.n_tiles().min(first_tile + pairs_per_piece * 2);
         let (first_row, end_row) = (tiles.start * LANES, n_out.min(tiles.end * LANES));
-        let (mut gates, mut ups) = (Products::default(), Products::default());
+        let (mut gates, mut ups) = (Products::new(), Products::new());
         for_each_panel(input.n_tokens, |tokens| {
             gates.compute(isa, &gate.matrix, tiles.clone(), input, tokens.clone());
             ups.compute(isa, &up.matrix, tiles.clone(), input, tokens.clone());
-            for (t, token) in tokens.clone().enumerate() {
-                // SAFETY: the rows of a tile belong to one piece, and so do the blocks that they fill.
-                unsafe {
-                    let row = parts.part_mut(token, first_row, end_row - first_row);
-                    for (i, out) in row.chunks_mut(LANES).enumerate() {
-                        let at = first_row + i * LANES;
-                        let mut g = gates.tile(i, tokens.len())[t];
-                        let mut u = ups.tile(i, tokens.len())[t];
-                        add_bias(gate, at, &mut g);
-                        add_bias(up, at, &mut u);
-                        isa.run(math::Gate { activation, gate: &mut g, up: &u });
-                        out.copy_from_slice(&g[..out.len()]);
-                    }
-                    if has_codes {
-                        parts.quantize(isa, token, first_row, end_row - first_row);
-                    }
-                }
-            }
+            let products = [(&gates, gate), (&ups, up)];
+            isa.run(FinishGated { products, rows: first_row..end_row, activation, tokens, has_codes, out: &parts });
         });
     });
 }
 
-fn add_bias(map: &Linear, first_row: usize, products: &mut [f32; LANES]) {
-    if let Some(bias) = &map.bias {
-        for (y, b) in products.iter_mut().zip(&bias[first_row..]) {
-            *y += b;
+/// Gates the products of some pairs of tiles with one panel, and quantises the result.
+struct FinishGated<'a> {
+    /// Of the gate's and of the up map.
+    products: [(&'a Products, &'a Linear); 2],
+    rows: Range<usize>,
+    activation: math::Activation,
+    tokens: Range<usize>,
+    has_codes: bool,
+    out: &'a Parts<'a>,
+}
+
+impl Kernel for FinishGated<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let n_tokens = self.tokens.len();
+        let [gate, up] = self.products;
+        for (t, token) in self.tokens.enumerate() {
+            // SAFETY: the rows of a tile belong to one piece, and so do the blocks that they fill.
+            let row = unsafe { self.out.part_mut(token, self.rows.start, self.rows.len()) };
+            for at in (0..row.len()).step_by(LANES) {
+                let mut g = gate.0.load(s, at / LANES, n_tokens, t);
+                let mut u = up.0.load(s, at / LANES, n_tokens, t);
+                if let Some(bias) = &gate.1.bias {
+                    g = s.add(g, math::load_part(s, &bias[..self.rows.end], self.rows.start + at));
+                }
+                if let Some(bias) = &up.1.bias {
+                    u = s.add(u, math::load_part(s, &bias[..self.rows.end], self.rows.start + at));
+                }
+                math::store_part(s, row, at, math::gate(s, self.activation, g, u));
+            }
+            if self.has_codes {
+                let writer = &self.out.writer;
+                Quantize { writer, token, first_block: self.rows.start / BLOCK, row }.run(s);
+            }
         }
     }
 }
@@ -399,11 +427,12 @@ fn check(map: &Linear, input: &Activations) {
     assert!(map.bias.as_ref().is_none_or(|bias| bias.len() == map.matrix.n_rows()));
 }
 
-/// Pieces small enough that whoever is late holds up the others only a little, large enough to be worth taking.
-fn tiles_per_piece(n_tiles: usize, n_threads: usize, n_tokens: usize) -> usize {
+/// How many units (of `tiles_per_unit` tiles) make a piece: few enough that whoever is late holds up the others only
+/// a little, many enough to be worth taking.
+fn units_per_piece(n_units: usize, tiles_per_unit: usize, n_threads: usize, n_tokens: usize) -> usize {
     let pieces_per_thread = if n_tokens > PANEL { 16 } else { 8 };
-    let most = if n_tokens > PANEL { 4 } else { 16 };
-    n_tiles.div_ceil(n_threads * pieces_per_thread).clamp(1, most)
+    let most = MAX_PRODUCTS / n_tokens.clamp(4, PANEL) / tiles_per_unit;
+    n_units.div_ceil(n_threads * pieces_per_thread).clamp(1, most)
 }
 
 fn for_each_panel(n_tokens: usize, mut f: impl FnMut(Range<usize>)) {
@@ -412,14 +441,21 @@ fn for_each_panel(n_tokens: usize, mut f: impl FnMut(Range<usize>)) {
     }
 }
 
+/// Tiles times tokens of which a piece holds the products at a time.
+const MAX_PRODUCTS: usize = 4 * PANEL;
+
 /// Products of a few tiles with the tokens of one panel: `[tile][token][16 rows]`.
-#[derive(Default)]
-struct Products(Vec<[f32; LANES]>);
+///
+/// Left uninitialised until computed: a piece of decoding is so short that clearing this would show.
+struct Products([MaybeUninit<[f32; LANES]>; MAX_PRODUCTS]);
 
 impl Products {
+    fn new() -> Products {
+        Products([MaybeUninit::uninit(); MAX_PRODUCTS])
+    }
+
     fn compute(&mut self, isa: Isa, matrix: &Matrix, tiles: Range<usize>, input: &Activations, tokens: Range<usize>) {
-        self.0.resize(tiles.len() * tokens.len(), [0.0; LANES]);
-        let out = &mut self.0[..];
+        let out = &mut self.0[..tiles.len() * tokens.len()];
         match matrix {
             Matrix::Float(matrix) => isa.run(FloatTiles { matrix, tiles, rows: &input.rows, tokens, out }),
             Matrix::Packed(matrix) => {
@@ -438,8 +474,11 @@ impl Products {
         }
     }
 
-    fn tile(&self, i: usize, n_tokens: usize) -> &[[f32; LANES]] {
-        &self.0[i * n_tokens..][..n_tokens]
+    /// Products of the `tile`th tile with the `t`th of `n_tokens` tokens.
+    #[inline(always)]
+    fn load<S: Simd>(&self, s: S, tile: usize, n_tokens: usize, t: usize) -> S::F {
+        // SAFETY: `compute` has written all products of its tiles and tokens.
+        unsafe { s.load(self.0[tile * n_tokens + t].as_ptr().cast()) }
     }
 }
 
@@ -449,7 +488,8 @@ struct PackedTiles<'a, F: Format> {
     acts: &'a Acts,
     /// Within one panel.
     tokens: Range<usize>,
-    out: &'a mut [[f32; LANES]],
+    /// Every element is written.
+    out: &'a mut [MaybeUninit<[f32; LANES]>],
     format: std::marker::PhantomData<F>,
 }
 
@@ -493,6 +533,19 @@ impl<F: Format> Kernel for PackedTiles<'_, F> {
     }
 }
 
+/// A loop over at most 16 tokens, written out: only then does every token's sum have a register of its own.
+macro_rules! unroll {
+    ($t:ident in 0..$n:ident $body:block) => {
+        unroll!(@ $t $n $body 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    (@ $t:ident $n:ident $body:block $($i:literal)*) => {
+        $(if $i < $n {
+            let $t = $i;
+            $body
+        })*
+    };
+}
+
 /// One tile of weights, and some tokens of one panel of activations.
 struct PanelPart {
     tile: *const u8,
@@ -518,9 +571,9 @@ impl PanelPart {
     /// # Safety
     /// The tile has `n_blocks` blocks of format `F`; the panel has `N` tokens from here; `out` is `N` long.
     #[inline(always)]
-    unsafe fn multiply<S: Simd, F: Format, const N: usize>(&self, s: S, out: &mut [[f32; LANES]]) {
+    unsafe fn multiply<S: Simd, F: Format, const N: usize>(&self, s: S, out: &mut [MaybeUninit<[f32; LANES]>]) {
         // Minima are summed within the loop while registers last, in a second one else. Same sums either way.
-        let inline_minima = F::SHAPE.has_min && N <= S::MAX_TOKENS / 2;
+        let inline_minima = F::SHAPE.has_min && N <= 4;
         // SAFETY: the caller's; every offset below is of a block below `n_blocks` and a token below `N`.
         unsafe {
             let planes = self.tile.add(F::LAYOUT.scale_bytes(self.n_blocks));
@@ -535,7 +588,7 @@ impl PanelPart {
                 }
                 let codes = load_codes::<S, F>(s, planes);
                 let scales = load_scales::<S, F>(s, self.tile, block);
-                for t in 0..N {
+                unroll!(t in 0..N {
                     let at = block * self.stride + t;
                     let meta = &*self.metas.add(at);
                     let x = self.codes.add(at * BLOCK).cast::<i32>();
@@ -543,20 +596,20 @@ impl PanelPart {
                     if inline_minima {
                         z[t] = add_minima::<S, F>(s, &scales.m, meta, z[t]);
                     }
-                }
+                });
             }
             if F::SHAPE.has_min && !inline_minima {
                 for block in 0..self.n_blocks {
                     let scales = load_scales::<S, F>(s, self.tile, block);
-                    for t in 0..N {
+                    unroll!(t in 0..N {
                         let meta = &*self.metas.add(block * self.stride + t);
                         z[t] = add_minima::<S, F>(s, &scales.m, meta, z[t]);
-                    }
+                    });
                 }
             }
             for t in 0..N {
                 let y = if F::SHAPE.has_min { s.add(y[t], z[t]) } else { y[t] };
-                s.store(out[t].as_mut_ptr(), y);
+                s.store(out[t].as_mut_ptr().cast(), y);
             }
         }
     }
@@ -576,34 +629,51 @@ unsafe fn dot_block<S: Simd, F: Format>(
     y: S::F,
 ) -> S::F {
     let d_x = s.splat(meta.d);
-    let dot = |groups: Range<usize>, neg_codes: i32| {
-        // The zero point's share, - zero * (sum of x), comes first: one broadcast and one shift.
-        let neg = s.splat_i(neg_codes);
-        let mut acc = match F::SHAPE.zero {
-            0 => s.splat_i(0),
-            4 => s.shl_i::<2>(neg),
-            8 => s.shl_i::<3>(neg),
-            16 => s.shl_i::<4>(neg),
-            32 => s.shl_i::<5>(neg),
-            _ => s.shl_i::<7>(neg),
-        };
-        for g in groups {
-            // SAFETY: the caller's.
-            let x = unsafe { x.add(g).read_unaligned() };
-            acc = if F::SHAPE.bits == 8 || F::SHAPE.is_table {
-                s.dot4_wide(acc, codes[g], x)
-            } else {
-                s.dot4(acc, codes[g], x)
-            };
+    // SAFETY: the caller's.
+    unsafe {
+        if F::SHAPE.group_len == 16 {
+            let low = dot_groups::<S, F, 0, 4>(s, codes, x, meta.neg_codes_low);
+            let high = dot_groups::<S, F, 4, 8>(s, codes, x, meta.neg_codes - meta.neg_codes_low);
+            let y = s.fma(s.to_f(low), s.mul(d[0], d_x), y);
+            s.fma(s.to_f(high), s.mul(d[1], d_x), y)
+        } else {
+            let dot = dot_groups::<S, F, 0, 8>(s, codes, x, meta.neg_codes);
+            s.fma(s.to_f(dot), s.mul(d[0], d_x), y)
         }
-        s.to_f(acc)
-    };
-    if F::SHAPE.group_len == 16 {
-        let y = s.fma(dot(0..4, meta.neg_codes_low), s.mul(d[0], d_x), y);
-        s.fma(dot(4..8, meta.neg_codes - meta.neg_codes_low), s.mul(d[1], d_x), y)
-    } else {
-        s.fma(dot(0..8, meta.neg_codes), s.mul(d[0], d_x), y)
     }
+}
+
+/// The dot product of columns `4 * FROM..4 * TO` of a block, zero point and all.
+///
+/// # Safety
+/// As [`dot_block`].
+#[inline(always)]
+unsafe fn dot_groups<S: Simd, F: Format, const FROM: usize, const TO: usize>(
+    s: S,
+    codes: &[S::B; 8],
+    x: *const i32,
+    neg_codes: i32,
+) -> S::I {
+    // The zero point's share, - zero * (sum of x), comes first: one broadcast and one shift.
+    let neg = s.splat_i(neg_codes);
+    let mut acc = match F::SHAPE.zero {
+        0 => s.splat_i(0),
+        4 => s.shl_i::<2>(neg),
+        8 => s.shl_i::<3>(neg),
+        16 => s.shl_i::<4>(neg),
+        32 => s.shl_i::<5>(neg),
+        _ => s.shl_i::<7>(neg),
+    };
+    for g in FROM..TO {
+        // SAFETY: the caller's.
+        let x = unsafe { x.add(g).read_unaligned() };
+        acc = if F::SHAPE.bits == 8 || F::SHAPE.is_table {
+            s.dot4_wide(acc, codes[g], x)
+        } else {
+            s.dot4(acc, codes[g], x)
+        };
+    }
+    acc
 }
 
 /// z + m_w * (sum of the activations of a block).
@@ -623,7 +693,8 @@ struct FloatTiles<'a> {
     tiles: Range<usize>,
     rows: &'a [f32],
     tokens: Range<usize>,
-    out: &'a mut [[f32; LANES]],
+    /// Every element is written.
+    out: &'a mut [MaybeUninit<[f32; LANES]>],
 }
 
 impl Kernel for FloatTiles<'_> {
@@ -656,6 +727,8 @@ impl FloatTiles<'_> {
         let data = (*self.matrix.data).as_ref();
         let n_tokens = self.tokens.len();
         for (tile, out) in self.tiles.zip(self.out.chunks_exact_mut(n_tokens)) {
+            // Rows beyond the last have products too: zeros.
+            let mut out: Vec<&mut [f32; LANES]> = out.iter_mut().map(|out| out.write([0.0; LANES])).collect();
             for lane in 0..LANES.min(self.matrix.n_rows - tile * LANES) {
                 let weights = &data[(tile * LANES + lane) * n_cols * width..][..n_cols * width];
                 // The last, incomplete vector is padded with zeros, which change no sum.
@@ -717,7 +790,11 @@ impl FloatRow<'_> {
                 sums[t] = s.fma(w, unsafe { s.load(padded.as_ptr()) }, sums[t]);
             }
         }
-        sums.map(|sum| s.reduce_add(sum))
+        let mut y = [0.0; N];
+        for t in 0..N {
+            y[t] = s.reduce_add(sums[t]);
+        }
+        y
     }
 }
 

@@ -4,6 +4,8 @@
 //! give the same bits.
 
 use crate::isa::{Isa, Kernel, LANES, Simd};
+use crate::linear::{Rows, for_each_token};
+use crate::pool::Pool;
 
 /// Activation functions of gated feed-forward networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,38 +43,23 @@ fn sigmoid<S: Simd>(s: S, x: S::F) -> S::F {
     s.div(one, s.add(one, exp(s, s.sub(s.splat(0.0), x))))
 }
 
-/// gate = activation(gate) * up, for sixteen values.
-pub(crate) struct Gate<'a> {
-    pub activation: Activation,
-    pub gate: &'a mut [f32; LANES],
-    pub up: &'a [f32; LANES],
-}
-
-impl Kernel for Gate<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        // SAFETY: both arrays hold sixteen values.
-        unsafe {
-            let x = s.load(self.gate.as_ptr());
-            let y = match self.activation {
-                Activation::Silu => s.mul(x, sigmoid(s, x)),
-                Activation::GeluTanh => {
-                    // (1 + tanh(u)) / 2 = sigmoid(2 u)
-                    let x2 = s.mul(x, x);
-                    let inner = s.fma(x2, s.splat(0.044715), s.splat(1.0));
-                    let u2 = s.mul(s.mul(x, s.splat(1.595_769_1)), inner);
-                    s.mul(x, sigmoid(s, u2))
-                }
-            };
-            s.store(self.gate.as_mut_ptr(), s.mul(y, s.load(self.up.as_ptr())));
+/// activation(x) * up.
+#[inline(always)]
+pub(crate) fn gate<S: Simd>(s: S, activation: Activation, x: S::F, up: S::F) -> S::F {
+    let y = match activation {
+        Activation::Silu => s.mul(x, sigmoid(s, x)),
+        Activation::GeluTanh => {
+            // (1 + tanh(u)) / 2 = sigmoid(2 u)
+            let inner = s.fma(s.mul(x, x), s.splat(0.044715), s.splat(1.0));
+            s.mul(x, sigmoid(s, s.mul(s.mul(x, s.splat(1.595_769_1)), inner)))
         }
-    }
+    };
+    s.mul(y, up)
 }
 
 /// Loads `x[at..]`, at most sixteen values, the rest zeros.
 #[inline(always)]
-fn load_part<S: Simd>(s: S, x: &[f32], at: usize) -> S::F {
+pub(crate) fn load_part<S: Simd>(s: S, x: &[f32], at: usize) -> S::F {
     let rest = &x[at..];
     if rest.len() >= LANES {
         // SAFETY: sixteen values are readable.
@@ -87,7 +74,7 @@ fn load_part<S: Simd>(s: S, x: &[f32], at: usize) -> S::F {
 
 /// Stores at most sixteen values to `x[at..]`.
 #[inline(always)]
-fn store_part<S: Simd>(s: S, x: &mut [f32], at: usize, value: S::F) {
+pub(crate) fn store_part<S: Simd>(s: S, x: &mut [f32], at: usize, value: S::F) {
     let rest = &mut x[at..];
     if rest.len() >= LANES {
         // SAFETY: sixteen values are writable.
@@ -138,23 +125,6 @@ pub fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) 
     isa.run(RmsNorm { x, weight, eps, out });
 }
 
-/// x += y.
-pub fn add(isa: Isa, x: &mut [f32], y: &[f32]) {
-    struct Add<'a>(&'a mut [f32], &'a [f32]);
-    impl Kernel for Add<'_> {
-        type Output = ();
-        #[inline(always)]
-        fn run<S: Simd>(self, s: S) {
-            assert!(self.0.len() == self.1.len());
-            for at in (0..self.1.len()).step_by(LANES) {
-                let sum = s.add(load_part(s, self.0, at), load_part(s, self.1, at));
-                store_part(s, self.0, at, sum);
-            }
-        }
-    }
-    isa.run(Add(x, y));
-}
-
 /// In place: RMS norm of one head with `weight` if there is one, then the rotary embedding, then times `scale`.
 pub(crate) struct PrepareHead<'a> {
     /// `[head_dim]`.
@@ -200,4 +170,34 @@ impl Kernel for PrepareHead<'_> {
 #[inline(always)]
 fn rotate(a: f32, b: f32, cos: f32, sin: f32) -> (f32, f32) {
     (a * cos - b * sin, a * sin + b * cos)
+}
+
+/// For each row, x += rms_norm(y) * weight. `x` and `y` are `[n_rows, weight.len()]`.
+pub fn add_rms_norm(pool: &mut Pool, isa: Isa, x: &mut [f32], y: &[f32], weight: &[f32], eps: f32) {
+    struct AddNorm<'a> {
+        x: &'a mut [f32],
+        y: &'a [f32],
+        weight: &'a [f32],
+        eps: f32,
+    }
+    impl Kernel for AddNorm<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            let scale = s.splat(inverse_rms(s, self.y, self.eps));
+            for at in (0..self.y.len()).step_by(LANES) {
+                let y = s.mul(s.mul(load_part(s, self.y, at), scale), load_part(s, self.weight, at));
+                let sum = s.add(load_part(s, self.x, at), y);
+                store_part(s, self.x, at, sum);
+            }
+        }
+    }
+    assert!(x.len() == y.len() && x.len().is_multiple_of(weight.len()));
+    let n_rows = x.len() / weight.len();
+    let x = Rows::new(x, weight.len());
+    for_each_token(pool, n_rows, |row| {
+        // SAFETY: each row is touched by one piece.
+        let x = unsafe { x.row_mut(row, 0, weight.len()) };
+        isa.run(AddNorm { x, y: &y[row * weight.len()..][..weight.len()], weight, eps });
+    });
 }

@@ -427,52 +427,54 @@ formats!(Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS);
 /// `planes` points to the block's planes.
 #[inline(always)]
 pub(crate) unsafe fn load_codes<S: Simd, F: Format>(s: S, planes: *const u8) -> [S::B; 8] {
+    // Loops, not closures: a closure that is not inlined would lose the instruction set.
     // SAFETY: every offset is below `plane_bytes`.
     unsafe {
+        let first = s.load_bytes(planes);
+        let mut codes = [first; 8];
         match F::SHAPE.bits {
-            8 => std::array::from_fn(|g| s.load_bytes(planes.add(64 * g))),
-            4..=6 => {
-                let v: [S::B; 4] = std::array::from_fn(|i| s.load_bytes(planes.add(64 * i)));
-                let mut codes: [S::B; 8] =
-                    std::array::from_fn(|g| if g < 4 { s.low_nibbles(v[g]) } else { s.high_nibbles(v[g - 4]) });
-                if F::SHAPE.is_table {
-                    // Values plus the zero point, 128, as bytes.
-                    const TABLE: [u8; 16] = {
-                        let mut table = [0; 16];
-                        let mut i = 0;
-                        while i < 16 {
-                            table[i] = (IQ4_VALUES[i] as i16 + 128) as u8;
-                            i += 1;
-                        }
-                        table
-                    };
-                    codes = codes.map(|codes| s.lookup(codes, &TABLE));
+            8 => {
+                for g in 1..8 {
+                    codes[g] = s.load_bytes(planes.add(64 * g));
                 }
-                if F::SHAPE.bits == 5 {
-                    for (g, codes) in codes.iter_mut().enumerate() {
-                        *codes = s.add_where(*codes, planes.add(256 + 8 * g), 16);
-                    }
-                }
-                if F::SHAPE.bits == 6 {
-                    let high = load_quarters(s, planes.add(256));
-                    for g in 0..8 {
-                        codes[g] = s.add_shl4(codes[g], high[g]);
-                    }
-                }
-                codes
             }
-            _ => {
-                let mut codes = load_quarters(s, planes);
-                if F::SHAPE.bits == 3 {
-                    for (g, codes) in codes.iter_mut().enumerate() {
-                        *codes = s.add_where(*codes, planes.add(128 + 8 * g), 4);
-                    }
+            4..=6 => {
+                for g in 0..4 {
+                    let both = s.load_bytes(planes.add(64 * g));
+                    codes[g] = s.low_nibbles(both);
+                    codes[g + 4] = s.high_nibbles(both);
                 }
-                codes
+            }
+            _ => codes = load_quarters(s, planes),
+        }
+        if F::SHAPE.bits == 6 {
+            let high = load_quarters(s, planes.add(256));
+            for g in 0..8 {
+                codes[g] = s.add_shl4(codes[g], high[g]);
             }
         }
+        for g in 0..8 {
+            if F::SHAPE.is_table {
+                codes[g] = s.lookup(codes[g], &IQ4_TABLE);
+            }
+            if let Some((at, shift)) = bit_plane(F::SHAPE) {
+                codes[g] = s.add_where(codes[g], planes.add(at + 8 * g), 1 << shift);
+            }
+        }
+        codes
     }
 }
+
+/// [`IQ4_VALUES`] plus their zero point, 128.
+const IQ4_TABLE: [u8; 16] = {
+    let mut table = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        table[i] = (IQ4_VALUES[i] as i16 + 128) as u8;
+        i += 1;
+    }
+    table
+};
 
 /// # Safety
 /// 128 bytes are readable.
@@ -514,28 +516,34 @@ pub(crate) unsafe fn load_scales<S: Simd, F: Format>(s: S, tile: *const u8, bloc
             return Scales { d: [d; 2], m: [m; 2] };
         }
         let groups = tile.add(layout.groups_at(block));
-        let n_groups = BLOCK_COLS / shape.group_len;
         let minus_m = s.sub(s.splat(0.0), m);
-        let group = |group: usize| {
-            let at = groups.add(group * LANES);
-            if shares_byte(shape) {
-                // The byte is scale + 16 * minimum: split it in exact arithmetic.
-                let both = s.load_u8(at);
-                let min = s.to_f(s.round(s.fma(both, s.splat(1.0 / 16.0), s.splat(-15.0 / 32.0))));
-                let scale = s.fma(min, s.splat(-16.0), both);
-                (s.mul(d, scale), s.mul(minus_m, min))
-            } else {
-                let scale = s.mul(d, s.load_i8(at.cast()));
-                let min = if shape.has_min {
-                    s.mul(minus_m, s.load_u8(at.add(n_groups * LANES)))
-                } else {
-                    minus_m
-                };
-                (scale, min)
-            }
-        };
-        let first = group(0);
-        let second = if n_groups == 2 { group(1) } else { first };
+        let first = load_group::<S, F>(s, groups, d, minus_m);
+        let second =
+            if shape.group_len == 16 { load_group::<S, F>(s, groups.add(LANES), d, minus_m) } else { first };
         Scales { d: [first.0, second.0], m: [first.1, second.1] }
+    }
+}
+
+/// Scale and minimum of the group whose scales are at `at`.
+///
+/// # Safety
+/// As [`load_scales`].
+#[inline(always)]
+unsafe fn load_group<S: Simd, F: Format>(s: S, at: *const u8, d: S::F, minus_m: S::F) -> (S::F, S::F) {
+    // SAFETY: the caller's.
+    unsafe {
+        if shares_byte(F::SHAPE) {
+            // The byte is scale + 16 * minimum: split it in exact arithmetic.
+            let both = s.load_u8(at);
+            let min = s.to_f(s.round(s.fma(both, s.splat(1.0 / 16.0), s.splat(-15.0 / 32.0))));
+            let scale = s.fma(min, s.splat(-16.0), both);
+            return (s.mul(d, scale), s.mul(minus_m, min));
+        }
+        let scale = s.mul(d, s.load_i8(at.cast()));
+        if !F::SHAPE.has_min {
+            return (scale, minus_m);
+        }
+        let n_groups = BLOCK_COLS / F::SHAPE.group_len;
+        (scale, s.mul(minus_m, s.load_u8(at.add(n_groups * LANES))))
     }
 }

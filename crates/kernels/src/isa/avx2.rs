@@ -34,6 +34,55 @@ fn dot(codes: __m256i, x: __m256i) -> __m256i {
     unsafe { _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), _mm256_set1_epi16(1)) }
 }
 
+/// acc + the same for codes of any size.
+///
+/// code * x = (code - 128) * x + 128 * x. The first as |code - 128| * (x with its sign): at most 128 * 127 * 2 = 32512
+/// for a pair; the second as 64 * x, twice: 64 * 127 * 2 = 16256. No pair saturates.
+#[inline(always)]
+fn dot_wide(acc: __m256i, codes: __m256i, x: __m256i) -> __m256i {
+    unsafe {
+        let signed = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
+        let magnitude = dot(_mm256_abs_epi8(signed), _mm256_sign_epi8(x, signed));
+        let offset = _mm256_slli_epi32::<1>(dot(_mm256_set1_epi8(64), x));
+        _mm256_add_epi32(acc, _mm256_add_epi32(magnitude, offset))
+    }
+}
+
+#[inline(always)]
+fn scale_half(a: __m256, n: __m256i) -> __m256 {
+    unsafe {
+        let bits = _mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127)));
+        _mm256_mul_ps(a, _mm256_castsi256_ps(bits))
+    }
+}
+
+#[inline(always)]
+fn crumbs_half<const N: u32>(a: __m256i) -> __m256i {
+    unsafe {
+        let shifted = match N {
+            0 => a,
+            1 => _mm256_srli_epi16::<2>(a),
+            2 => _mm256_srli_epi16::<4>(a),
+            _ => _mm256_srli_epi16::<6>(a),
+        };
+        _mm256_and_si256(shifted, _mm256_set1_epi8(3))
+    }
+}
+
+#[inline(always)]
+fn add_where_half(a: __m256i, mask: i32, x: u8) -> __m256i {
+    unsafe {
+        // Byte j of the mask to the eight bytes it speaks of, then each its own bit.
+        let spread = _mm256_shuffle_epi8(
+            _mm256_set1_epi32(mask),
+            _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303),
+        );
+        let bits = _mm256_set1_epi64x(0x8040201008040201u64 as i64);
+        let is_set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, bits), bits);
+        _mm256_add_epi8(a, _mm256_and_si256(is_set, _mm256_set1_epi8(x as i8)))
+    }
+}
+
 impl Simd for Avx2 {
     const MAX_TOKENS: usize = 4;
     const SCORE_BLOCKS: usize = 1;
@@ -75,7 +124,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn abs(self, a: F) -> F {
-        a.map(|a| unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), a) })
+        unsafe { [_mm256_andnot_ps(_mm256_set1_ps(-0.0), a[0]), _mm256_andnot_ps(_mm256_set1_ps(-0.0), a[1])] }
     }
     #[inline(always)]
     fn reduce_add(self, a: F) -> f32 {
@@ -125,10 +174,12 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn load_bf16(self, src: *const u16) -> F {
         unsafe {
-            [src, src.add(8)].map(|src| {
-                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(src.cast()));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-            })
+            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(src.cast()));
+            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(src.add(8).cast()));
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
+            ]
         }
     }
     #[inline(always)]
@@ -162,22 +213,19 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn shl_i<const N: u32>(self, a: I) -> I {
-        a.map(|a| unsafe { _mm256_sll_epi32(a, _mm_cvtsi32_si128(N as i32)) })
+        unsafe { [_mm256_sll_epi32(a[0], _mm_cvtsi32_si128(N as i32)), _mm256_sll_epi32(a[1], _mm_cvtsi32_si128(N as i32))] }
     }
     #[inline(always)]
     fn to_f(self, a: I) -> F {
-        a.map(|a| unsafe { _mm256_cvtepi32_ps(a) })
+        unsafe { [_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])] }
     }
     #[inline(always)]
     fn round(self, a: F) -> I {
-        a.map(|a| unsafe { _mm256_cvtps_epi32(a) })
+        unsafe { [_mm256_cvtps_epi32(a[0]), _mm256_cvtps_epi32(a[1])] }
     }
     #[inline(always)]
     fn scale_by_pow2(self, a: F, n: I) -> F {
-        std::array::from_fn(|i| unsafe {
-            let bits = _mm256_slli_epi32::<23>(_mm256_add_epi32(n[i], _mm256_set1_epi32(127)));
-            _mm256_mul_ps(a[i], _mm256_castsi256_ps(bits))
-        })
+        [scale_half(a[0], n[0]), scale_half(a[1], n[1])]
     }
     #[inline(always)]
     fn reduce_add_i(self, a: I) -> i32 {
@@ -205,64 +253,47 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn low_nibbles(self, a: I) -> I {
-        a.map(|a| unsafe { _mm256_and_si256(a, _mm256_set1_epi8(15)) })
+        unsafe { [_mm256_and_si256(a[0], _mm256_set1_epi8(15)), _mm256_and_si256(a[1], _mm256_set1_epi8(15))] }
     }
     #[inline(always)]
     fn high_nibbles(self, a: I) -> I {
-        a.map(|a| unsafe { _mm256_and_si256(_mm256_srli_epi16::<4>(a), _mm256_set1_epi8(15)) })
+        unsafe { [_mm256_and_si256(_mm256_srli_epi16::<4>(a[0]), _mm256_set1_epi8(15)), _mm256_and_si256(_mm256_srli_epi16::<4>(a[1]), _mm256_set1_epi8(15))] }
     }
     #[inline(always)]
     fn crumbs<const N: u32>(self, a: I) -> I {
-        a.map(|a| unsafe {
-            let shifted = match N {
-                0 => a,
-                1 => _mm256_srli_epi16::<2>(a),
-                2 => _mm256_srli_epi16::<4>(a),
-                _ => _mm256_srli_epi16::<6>(a),
-            };
-            _mm256_and_si256(shifted, _mm256_set1_epi8(3))
-        })
+        [crumbs_half::<N>(a[0]), crumbs_half::<N>(a[1])]
     }
     #[inline(always)]
     fn add_shl4(self, a: I, b: I) -> I {
-        std::array::from_fn(|i| unsafe { _mm256_or_si256(a[i], _mm256_slli_epi16::<4>(b[i])) })
+        unsafe {
+            [
+                _mm256_or_si256(a[0], _mm256_slli_epi16::<4>(b[0])),
+                _mm256_or_si256(a[1], _mm256_slli_epi16::<4>(b[1])),
+            ]
+        }
     }
     #[inline(always)]
     unsafe fn add_where(self, a: I, mask: *const u8, x: u8) -> I {
         let halves = unsafe { mask.cast::<[i32; 2]>().read_unaligned() };
-        std::array::from_fn(|i| unsafe {
-            // Byte j of the mask to the eight bytes it speaks of, then each its own bit.
-            let spread = _mm256_shuffle_epi8(
-                _mm256_set1_epi32(halves[i]),
-                _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303),
-            );
-            let bits = _mm256_set1_epi64x(0x8040201008040201u64 as i64);
-            let is_set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, bits), bits);
-            _mm256_add_epi8(a[i], _mm256_and_si256(is_set, _mm256_set1_epi8(x as i8)))
-        })
+        [add_where_half(a[0], halves[0], x), add_where_half(a[1], halves[1], x)]
     }
     #[inline(always)]
     fn lookup(self, a: I, table: &[u8; 16]) -> I {
         let table = unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())) };
-        a.map(|a| unsafe { _mm256_shuffle_epi8(table, a) })
+        unsafe { [_mm256_shuffle_epi8(table, a[0]), _mm256_shuffle_epi8(table, a[1])] }
     }
     #[inline(always)]
     fn dot4(self, acc: I, codes: I, x: i32) -> I {
         // 127 * 127 * 2 = 32258: no pair saturates.
-        let x = unsafe { _mm256_set1_epi32(x) };
-        std::array::from_fn(|i| unsafe { _mm256_add_epi32(acc[i], dot(codes[i], x)) })
+        unsafe {
+            let x = _mm256_set1_epi32(x);
+            [_mm256_add_epi32(acc[0], dot(codes[0], x)), _mm256_add_epi32(acc[1], dot(codes[1], x))]
+        }
     }
     #[inline(always)]
     fn dot4_wide(self, acc: I, codes: I, x: i32) -> I {
-        // code * x = (code - 128) * x + 128 * x. The first as |code - 128| * (x with its sign): at most
-        // 128 * 127 * 2 = 32512; the second as 64 * x, twice: 64 * 127 * 2 = 16256. No pair saturates.
         let x = unsafe { _mm256_set1_epi32(x) };
-        std::array::from_fn(|i| unsafe {
-            let signed = _mm256_xor_si256(codes[i], _mm256_set1_epi8(-128));
-            let magnitude = dot(_mm256_abs_epi8(signed), _mm256_sign_epi8(x, signed));
-            let offset = _mm256_slli_epi32::<1>(dot(_mm256_set1_epi8(64), x));
-            _mm256_add_epi32(acc[i], _mm256_add_epi32(magnitude, offset))
-        })
+        [dot_wide(acc[0], codes[0], x), dot_wide(acc[1], codes[1], x)]
     }
     #[inline(always)]
     fn prefetch(self, src: *const u8) {

@@ -30,7 +30,7 @@ pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
 }
 
 impl Simd for Avx512 {
-    const MAX_TOKENS: usize = 16;
+    const MAX_TOKENS: usize = 8;
     const SCORE_BLOCKS: usize = 4;
     type F = __m512;
     type I = __m512i;
