@@ -21,13 +21,18 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 /// Bring large language models down from the cloud, and run them on this device.
 #[derive(Parser)]
-#[command(name = "edgeward", version, arg_required_else_help = true, after_help = "\
+#[command(
+    name = "edgeward",
+    version,
+    arg_required_else_help = true,
+    after_help = "\
 Examples:
   edgeward pull smollm2-135m                 fetch a model; from then on no network is needed
   edgeward models                            what is here
 
 A MODEL is a name (see `edgeward models --all`), hf:org/repo, hf:org/repo/file.gguf, or a path.
-Models are kept in $EDGEWARD_HOME, or else in ~/.local/share/edgeward.")]
+Models are kept in $EDGEWARD_HOME, or else in ~/.local/share/edgeward."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

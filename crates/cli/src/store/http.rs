@@ -6,6 +6,7 @@
 //! Redirects are followed here rather than by the client, because Hugging Face tells a file's checksum
 //! (`x-linked-etag`) and size on the redirecting answer: another file is refused before a byte of it is fetched.
 
+use std::io;
 use std::time::Duration;
 
 use ureq::http::{HeaderMap, Response, StatusCode, Uri, header};
@@ -87,16 +88,20 @@ impl Http {
         progress: &mut Progress,
     ) -> Result<(), StoreError> {
         let mut n_barren = 0;
+        let mut has_answered = false;
         while part.len() < part.wanted().size_bytes {
             let len_before = part.len();
-            let error = match self.fetch_once(url, part, progress) {
-                Ok(()) if part.len() == part.wanted().size_bytes => return Ok(()),
-                Ok(()) => part.wanted().wrong_size(part.len().to_string()),
-                Err(error) if is_worth_retrying(&error) => error,
-                Err(error) => return Err(error),
-            };
+            let outcome = self.ask(url, part, progress).and_then(|mut answer| {
+                has_answered = true;
+                match part.append_all(&mut answer.body_mut().as_reader(), progress)? {
+                    Copied::All if part.len() == part.wanted().size_bytes => Ok(()),
+                    Copied::All => Err(network(url, io::Error::from(io::ErrorKind::UnexpectedEof).into())),
+                    Copied::SourceFailed(error) => Err(network(url, error.into())),
+                }
+            });
+            let Err(error) = outcome else { return Ok(()) };
             n_barren = if part.len() > len_before { 0 } else { n_barren + 1 };
-            if n_barren == MAX_BARREN_ATTEMPTS {
+            if !may_pass(&error, has_answered) || n_barren == MAX_BARREN_ATTEMPTS {
                 return Err(error);
             }
             if n_barren > 0 {
@@ -106,15 +111,15 @@ impl Http {
         Ok(())
     }
 
-    /// One request for all that is missing.
-    fn fetch_once(
+    /// Asks for all that is missing. The answer's body goes on where the part ends, perhaps at its start.
+    fn ask(
         &self,
         url: &str,
         part: &mut PartFile<'_>,
-        progress: &mut Progress,
-    ) -> Result<(), StoreError> {
+        progress: &Progress,
+    ) -> Result<Response<Body>, StoreError> {
         let wanted = part.wanted();
-        let mut answer = self.get(url, Some(part.len()), |headers| {
+        let answer = self.get(url, Some(part.len()), |headers| {
             if let Some(size_bytes) = number(headers, "x-linked-size")
                 && size_bytes != wanted.size_bytes
             {
@@ -155,10 +160,7 @@ impl Http {
             }
             status => return Err(StoreError::Status { url: url.to_owned(), status: status.as_u16() }),
         }
-        match part.append_all(&mut answer.body_mut().as_reader(), progress)? {
-            Copied::All => Ok(()),
-            Copied::SourceFailed(error) => Err(network(url, error.into())),
-        }
+        Ok(answer)
     }
 
     /// Sends a request and follows redirects; `inspect` sees the headers of every answer on the way.
@@ -207,16 +209,11 @@ impl Http {
     }
 }
 
-/// Whether the same request may succeed a moment later: the connection broke, or the server is overloaded.
-fn is_worth_retrying(error: &StoreError) -> bool {
+/// Whether the same request may succeed a moment later: the server is overloaded, or the connection to a server that
+/// did answer broke. One that never answered is rather not reachable from here, and the next source is tried.
+fn may_pass(error: &StoreError, has_answered: bool) -> bool {
     match error {
-        StoreError::Network { source, .. } => matches!(
-            **source,
-            ureq::Error::Io(_)
-                | ureq::Error::Timeout(_)
-                | ureq::Error::Protocol(_)
-                | ureq::Error::ConnectionFailed
-        ),
+        StoreError::Network { .. } => has_answered,
         StoreError::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
         _ => false,
     }
@@ -262,7 +259,9 @@ pub fn escape(segment: &str) -> String {
     let mut escaped = String::with_capacity(segment.len());
     for byte in segment.bytes() {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => escaped.push(char::from(byte)),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                escaped.push(char::from(byte))
+            }
             _ => escaped.push_str(&format!("%{byte:02X}")),
         }
     }

