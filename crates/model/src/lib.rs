@@ -12,6 +12,7 @@ pub mod layout;
 pub mod mmap;
 mod model;
 pub mod tensor;
+pub mod tokenizer;
 
 pub use config::Config;
 pub use error::{ConfigError, LoadError};
