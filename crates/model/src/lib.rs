@@ -12,9 +12,11 @@ pub mod layout;
 pub mod mmap;
 mod model;
 pub mod tensor;
+mod text;
 pub mod tokenizer;
 
 pub use config::Config;
 pub use error::{ConfigError, LoadError};
 pub use model::{Model, Source};
 pub use tensor::{LayerSlot, Slot, Tensor};
+pub use text::TextError;
