@@ -85,7 +85,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn high_nibbles(self, a: Self::B) -> Self::B;
     /// Bits `2 * N` and `2 * N + 1` of each byte.
     fn crumbs<const N: u32>(self, a: Self::B) -> Self::B;
-    /// a + (b << 4); `b` below 16, no byte overflows.
+    /// a + (b << 4), for bytes below 16.
     fn add_shl4(self, a: Self::B, b: Self::B) -> Self::B;
     /// Adds `x` to byte i where bit i of the eight bytes at `mask` is set.
     unsafe fn add_where(self, a: Self::B, mask: *const u8, x: u8) -> Self::B;
@@ -114,6 +114,10 @@ enum Kind {
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "aarch64")]
+    NeonI8mm,
+    #[cfg(target_arch = "aarch64")]
+    NeonDotProd,
+    #[cfg(target_arch = "aarch64")]
     Neon,
 }
 
@@ -135,7 +139,13 @@ impl Isa {
             }
         }
         #[cfg(target_arch = "aarch64")]
-        if neon::is_available() {
+        {
+            if neon::has_i8mm() {
+                kinds.push(Kind::NeonI8mm);
+            }
+            if neon::has_dotprod() {
+                kinds.push(Kind::NeonDotProd);
+            }
             kinds.push(Kind::Neon);
         }
         kinds.push(Kind::Scalar);
@@ -152,7 +162,7 @@ impl Isa {
         Isa::available().into_iter().find(|isa| isa.name() == name)
     }
 
-    /// "avx512", "avx2", "neon" or "scalar".
+    /// "avx512", "avx2", "neon_i8mm", "neon_dotprod", "neon" or "scalar".
     pub fn name(self) -> &'static str {
         match self.0 {
             Kind::Scalar => "scalar",
@@ -160,6 +170,10 @@ impl Isa {
             Kind::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Kind::NeonI8mm => "neon_i8mm",
+            #[cfg(target_arch = "aarch64")]
+            Kind::NeonDotProd => "neon_dotprod",
             #[cfg(target_arch = "aarch64")]
             Kind::Neon => "neon",
         }
@@ -177,7 +191,12 @@ impl Isa {
             Kind::Avx512 => unsafe { avx512::run(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
-            Kind::Neon => unsafe { neon::run(kernel) },
+            Kind::NeonI8mm => unsafe { neon::run_i8mm(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Kind::NeonDotProd => unsafe { neon::run_dotprod(kernel) },
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon => neon::run_base(kernel),
         }
     }
 }
