@@ -3,6 +3,7 @@
 //! This crate does not know how a model is computed.
 #![deny(unsafe_code)]
 
+pub mod chat;
 pub mod config;
 pub mod tensor;
 pub mod tokenizer;
