@@ -5,6 +5,7 @@
 //! to what the tokenizer and chat template are made from. This crate does not know how a model is computed.
 #![deny(unsafe_code)]
 
+pub mod chat;
 pub mod config;
 mod error;
 pub mod gguf;

@@ -1,8 +1,8 @@
-//! From an open model to what turns text into its tokens, wherever its files keep it.
+//! From an open model to what turns text into its tokens and a conversation into text, wherever its files keep it.
 //!
 //! A GGUF file has the vocabulary in its metadata (`tokenizer.ggml.*`, see `docs/gguf.md` of the ggml project). A
-//! Hugging Face folder has `tokenizer.json`, and the ids of special tokens in `generation_config.json` and
-//! `config.json`.
+//! Hugging Face folder has `tokenizer.json`, the ids of special tokens in `generation_config.json` and `config.json`,
+//! and the chat template in `chat_template.jinja` or, in older ones, in `tokenizer_config.json`.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,6 +11,7 @@ use std::{error, fmt};
 
 use serde_json::Value as Json;
 
+use crate::chat::{ChatError, ChatTemplate};
 use crate::gguf::{Array, Gguf, GgufError};
 use crate::model::{Model, Source};
 use crate::tokenizer::{GgufVocab, JsonSpecials, Tokenizer, TokenizerError};
@@ -29,6 +30,59 @@ impl Model {
         match self.source() {
             Source::Gguf(gguf) => gguf_tokenizer(gguf),
             Source::Folder(folder) => folder_tokenizer(folder),
+        }
+    }
+
+    /// The template by which the model was taught to chat; `None` if its files have none, as of models that only
+    /// continue text.
+    ///
+    /// # Errors
+    /// If the template cannot be read or compiled.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>, TextError> {
+        let source = match self.source() {
+            Source::Gguf(gguf) => gguf_chat_template(gguf)?,
+            Source::Folder(folder) => folder_chat_template(folder)?,
+        };
+        source.map(|source| ChatTemplate::new(&source).map_err(TextError::Chat)).transpose()
+    }
+}
+
+fn gguf_chat_template(gguf: &Gguf) -> Result<Option<String>, TextError> {
+    const KEY: &str = "tokenizer.chat_template";
+    match gguf.get(KEY) {
+        None => Ok(None),
+        Some(value) => match value.as_str() {
+            Some(source) => Ok(Some(source.to_owned())),
+            None => Err(TextError::Invalid { what: KEY.to_owned(), expected: "a string" }),
+        },
+    }
+}
+
+/// From `chat_template.jinja`, else from `tokenizer_config.json`: one template, or several with names, of which the
+/// one called "default" is for chatting.
+fn folder_chat_template(folder: &Path) -> Result<Option<String>, TextError> {
+    let path = folder.join("chat_template.jinja");
+    if let Some(bytes) = read(&path, MAX_CONFIG_BYTES)? {
+        let what = path.display().to_string();
+        return String::from_utf8(bytes)
+            .map(Some)
+            .map_err(|_| TextError::Invalid { what, expected: "text in UTF-8" });
+    }
+    let path = folder.join("tokenizer_config.json");
+    let Some(config) = read_json(&path)? else { return Ok(None) };
+    let template = match config.get("chat_template") {
+        Some(Json::Array(named)) => named
+            .iter()
+            .find(|entry| entry.get("name").and_then(Json::as_str) == Some("default"))
+            .and_then(|entry| entry.get("template")),
+        other => other,
+    };
+    match template {
+        None | Some(Json::Null) => Ok(None),
+        Some(Json::String(source)) => Ok(Some(source.clone())),
+        Some(_) => {
+            let what = format!("chat_template in {}", path.display());
+            Err(TextError::Invalid { what, expected: "a string" })
         }
     }
 }
@@ -148,6 +202,11 @@ fn ids(config: &Json, name: &str, path: &Path) -> Result<Vec<u32>, TextError> {
     }
 }
 
+fn read_json(path: &Path) -> Result<Option<Json>, TextError> {
+    let Some(bytes) = read(path, MAX_CONFIG_BYTES)? else { return Ok(None) };
+    serde_json::from_slice(&bytes).map_err(|source| TextError::Json { path: path.to_owned(), source })
+}
+
 /// The file's bytes; `None` if there is no such file.
 fn read(path: &Path, max_bytes: u64) -> Result<Option<Vec<u8>>, TextError> {
     let failed = |source| TextError::Io { path: path.to_owned(), source };
@@ -164,7 +223,7 @@ fn read(path: &Path, max_bytes: u64) -> Result<Option<Vec<u8>>, TextError> {
     Ok(Some(bytes))
 }
 
-/// Why a model's tokenizer could not be made.
+/// Why a model's tokenizer or chat template could not be made.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum TextError {
@@ -210,6 +269,8 @@ pub enum TextError {
     },
     /// The vocabulary is damaged or not supported.
     Tokenizer(TokenizerError),
+    /// The chat template is damaged or not supported.
+    Chat(ChatError),
 }
 
 impl fmt::Display for TextError {
@@ -228,6 +289,7 @@ impl fmt::Display for TextError {
             TextError::Gguf { what, .. } => write!(f, "{what} is damaged: get the model again"),
             TextError::Json { path, .. } => write!(f, "{} is no JSON: get the model again", path.display()),
             TextError::Tokenizer(_) => f.write_str("the model's tokenizer cannot be used"),
+            TextError::Chat(_) => f.write_str("the model's chat template cannot be used"),
         }
     }
 }
@@ -239,6 +301,7 @@ impl error::Error for TextError {
             TextError::Gguf { source, .. } => Some(source),
             TextError::Json { source, .. } => Some(source),
             TextError::Tokenizer(source) => Some(source),
+            TextError::Chat(source) => Some(source),
             TextError::TooLong { .. } | TextError::Missing { .. } | TextError::Invalid { .. } => None,
         }
     }
@@ -269,6 +332,30 @@ mod tests {
         std::fs::write(&path, "abc").unwrap();
         assert_eq!(read(&path, 3).unwrap().unwrap(), b"abc");
         assert!(matches!(read(&path, 2), Err(TextError::TooLong { .. })));
+    }
+
+    #[test]
+    fn chat_templates_of_folders() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = || folder_chat_template(dir.path());
+        assert_eq!(source().unwrap(), None);
+        for (config, template) in [
+            (r#"{}"#, None),
+            (r#"{"chat_template": null}"#, None),
+            (r#"{"chat_template": "a"}"#, Some("a")),
+            (
+                r#"{"chat_template": [{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}]}"#,
+                Some("d"),
+            ),
+            (r#"{"chat_template": [{"name": "rag", "template": "r"}]}"#, None),
+        ] {
+            std::fs::write(dir.path().join("tokenizer_config.json"), config).unwrap();
+            assert_eq!(source().unwrap().as_deref(), template, "{config}");
+        }
+        std::fs::write(dir.path().join("tokenizer_config.json"), r#"{"chat_template": 1}"#).unwrap();
+        assert!(matches!(source(), Err(TextError::Invalid { .. })));
+        std::fs::write(dir.path().join("chat_template.jinja"), "j").unwrap();
+        assert_eq!(source().unwrap().as_deref(), Some("j"));
     }
 
     #[test]
