@@ -5,6 +5,7 @@
 //! to what the tokenizer and chat template are made from. This crate does not know how a model is computed.
 #![deny(unsafe_code)]
 
+pub mod chat;
 pub mod config;
 mod error;
 pub mod gguf;
@@ -12,9 +13,11 @@ pub mod layout;
 pub mod mmap;
 mod model;
 pub mod tensor;
+mod text;
 pub mod tokenizer;
 
 pub use config::Config;
 pub use error::{ConfigError, LoadError};
 pub use model::{Model, Source};
 pub use tensor::{LayerSlot, Slot, Tensor};
+pub use text::TextError;

@@ -287,6 +287,19 @@ impl Tokenizer {
         Ok(ids)
     }
 
+    /// Token ids of a conversation that a chat template wrote: control tokens are parsed, and the beginning token that
+    /// the model wants is put before the text unless the template has written it.
+    ///
+    /// # Errors
+    /// As [`encode`](Tokenizer::encode).
+    pub fn encode_chat(&self, rendered: &str) -> Result<Vec<u32>, TokenizerError> {
+        let starts_with_bos = self.bos.is_some_and(|bos| {
+            rendered.as_bytes().starts_with(self.vocab.bytes(bos)) && self.is_control(bos)
+        });
+        let add_special = if starts_with_bos { AddSpecial::No } else { AddSpecial::Yes };
+        self.encode(rendered, add_special, ParseSpecial::Yes)
+    }
+
     /// The text of `ids`; bytes that are no UTF-8 become U+FFFD. If encoding puts a space before the first word, it is
     /// taken away again.
     ///
