@@ -255,8 +255,10 @@ impl Engine {
         }
         let mut data = Vec::with_capacity(batch.len() * self.config.vocab_size);
         for batch in batch.chunks_mut(BATCH_TOKENS) {
-            let mut items: Vec<Item> =
-                batch.iter_mut().map(|(sequence, token)| (&mut **sequence, std::slice::from_ref(token))).collect();
+            let mut items: Vec<Item> = batch
+                .iter_mut()
+                .map(|(sequence, token)| (&mut **sequence, std::slice::from_ref(token)))
+                .collect();
             let rows: Vec<usize> = (0..items.len()).collect();
             self.forward(&mut items)?;
             data.extend(self.logits_of(&rows)?.into_vec());
@@ -431,7 +433,16 @@ impl LayerPass<'_> {
         let b = &mut *self.buffers;
         let has_codes = layer.down.matrix.is_quantized();
         gated_linear(self.pool, isa, (&layer.gate, &layer.up), activation, &b.normed, has_codes, &mut b.ffn);
-        add_branch(self.pool, isa, config, &layer.down, &b.ffn, &layer.post_ffn_norm, &mut b.branch, &mut b.x);
+        add_branch(
+            self.pool,
+            isa,
+            config,
+            &layer.down,
+            &b.ffn,
+            &layer.post_ffn_norm,
+            &mut b.branch,
+            &mut b.x,
+        );
     }
 
     /// normed = rms_norm(x), in the form that `maps` need.

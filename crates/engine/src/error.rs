@@ -55,7 +55,9 @@ impl fmt::Display for Error {
                 "{needed} tokens are needed where the context holds {context_len}: shorten the prompt or raise the \
                  context length"
             ),
-            Error::NoTokens => f.write_str("there is no token to compute: give a prompt of at least one token"),
+            Error::NoTokens => {
+                f.write_str("there is no token to compute: give a prompt of at least one token")
+            }
             Error::BadOption(what) => f.write_str(what),
             Error::Cancelled => f.write_str("cancelled"),
             Error::NotFinite => {

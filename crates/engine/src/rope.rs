@@ -52,8 +52,7 @@ fn scale(scaling: &RopeScaling, i: usize, frequency: f32) -> f32 {
             } else if wavelength > context / low_freq_factor {
                 frequency / factor
             } else {
-                let smooth =
-                    (context / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                let smooth = (context / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
                 (1.0 - smooth) * frequency / factor + smooth * frequency
             }
         }

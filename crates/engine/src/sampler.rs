@@ -88,7 +88,10 @@ impl Sampler {
             (o.temperature >= 0.0 && o.temperature.is_finite(), "the temperature must be 0 or more"),
             (o.top_p > 0.0 && o.top_p <= 1.0, "top-p must be above 0 and at most 1"),
             ((0.0..=1.0).contains(&o.min_p), "min-p must be between 0 and 1"),
-            (o.repetition_penalty > 0.0 && o.repetition_penalty.is_finite(), "the repetition penalty must be above 0"),
+            (
+                o.repetition_penalty > 0.0 && o.repetition_penalty.is_finite(),
+                "the repetition penalty must be above 0",
+            ),
             (o.frequency_penalty.is_finite() && o.presence_penalty.is_finite(), "penalties must be numbers"),
             (o.logit_bias.iter().all(|(_, bias)| !bias.is_nan()), "a logit bias must be a number"),
         ];
@@ -290,7 +293,10 @@ mod tests {
     fn draws_follow_the_probabilities() {
         let base = SamplerOptions { temperature: 1.0, ..Default::default() };
         assert_close(frequencies(base.clone()), softmax(&[0, 1, 2, 3, 4], 1.0));
-        assert_close(frequencies(SamplerOptions { temperature: 2.0, ..base.clone() }), softmax(&[0, 1, 2, 3, 4], 2.0));
+        assert_close(
+            frequencies(SamplerOptions { temperature: 2.0, ..base.clone() }),
+            softmax(&[0, 1, 2, 3, 4], 2.0),
+        );
         assert_close(frequencies(SamplerOptions { top_k: 3, ..base.clone() }), softmax(&[1, 2, 3], 1.0));
         // The two likeliest have 0.39 each.
         assert_close(frequencies(SamplerOptions { top_p: 0.7, ..base.clone() }), softmax(&[1, 3], 1.0));
@@ -324,7 +330,8 @@ mod tests {
 
     #[test]
     fn penalties_and_bias() {
-        let sample = |options: SamplerOptions, history: &[u32]| sampler(options).sample(&LOGITS, history).token;
+        let sample =
+            |options: SamplerOptions, history: &[u32]| sampler(options).sample(&LOGITS, history).token;
         let base = SamplerOptions::default();
         assert_eq!(sample(SamplerOptions { repetition_penalty: 1.5, ..base.clone() }, &[1]), 3);
         assert_eq!(sample(SamplerOptions { frequency_penalty: 0.6, ..base.clone() }, &[1, 1, 3]), 3);

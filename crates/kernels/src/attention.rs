@@ -504,7 +504,13 @@ impl ChunkKernel<'_> {
     /// # Safety
     /// The source has these blocks.
     #[inline(always)]
-    unsafe fn scores_of<S: Simd, K: KvSource, const B: usize>(&mut self, s: S, source: K, block: usize, at: usize) {
+    unsafe fn scores_of<S: Simd, K: KvSource, const B: usize>(
+        &mut self,
+        s: S,
+        source: K,
+        block: usize,
+        at: usize,
+    ) {
         let mut row = 0;
         // SAFETY: the caller's; rows are below `n_rows`.
         unsafe {

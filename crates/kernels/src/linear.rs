@@ -276,14 +276,7 @@ pub enum Mode {
 ///
 /// # Panics
 /// If shapes do not fit, or a quantised map meets activations without codes.
-pub fn linear(
-    pool: &mut Pool,
-    isa: Isa,
-    maps: &[&Linear],
-    input: &Activations,
-    mode: Mode,
-    out: &mut [f32],
-) {
+pub fn linear(pool: &mut Pool, isa: Isa, maps: &[&Linear], input: &Activations, mode: Mode, out: &mut [f32]) {
     let n_out: usize = maps.iter().map(|map| map.matrix.n_rows()).sum();
     assert_eq!(out.len(), input.n_tokens * n_out, "the output has a row for each token");
     let mut jobs = Vec::new();
@@ -305,7 +298,15 @@ pub fn linear(
         for_each_panel(input.n_tokens, |tokens| {
             products.compute(isa, &map.matrix, tiles.clone(), input, tokens.clone());
             let rows = tiles.start * LANES..map.matrix.n_rows().min(tiles.end * LANES);
-            isa.run(Finish { products: &products, map, rows, mode, tokens, out: &out, first_col: *first_row });
+            isa.run(Finish {
+                products: &products,
+                map,
+                rows,
+                mode,
+                tokens,
+                out: &out,
+                first_col: *first_row,
+            });
         });
     });
 }
@@ -377,7 +378,14 @@ pub fn gated_linear(
             gates.compute(isa, &gate.matrix, tiles.clone(), input, tokens.clone());
             ups.compute(isa, &up.matrix, tiles.clone(), input, tokens.clone());
             let products = [(&gates, gate), (&ups, up)];
-            isa.run(FinishGated { products, rows: first_row..end_row, activation, tokens, has_codes, out: &parts });
+            isa.run(FinishGated {
+                products,
+                rows: first_row..end_row,
+                activation,
+                tokens,
+                has_codes,
+                out: &parts,
+            });
         });
     });
 }
@@ -454,7 +462,14 @@ impl Products {
         Products([MaybeUninit::uninit(); MAX_PRODUCTS])
     }
 
-    fn compute(&mut self, isa: Isa, matrix: &Matrix, tiles: Range<usize>, input: &Activations, tokens: Range<usize>) {
+    fn compute(
+        &mut self,
+        isa: Isa,
+        matrix: &Matrix,
+        tiles: Range<usize>,
+        input: &Activations,
+        tokens: Range<usize>,
+    ) {
         let out = &mut self.0[..tiles.len() * tokens.len()];
         match matrix {
             Matrix::Float(matrix) => isa.run(FloatTiles { matrix, tiles, rows: &input.rows, tokens, out }),
@@ -571,7 +586,11 @@ impl PanelPart {
     /// # Safety
     /// The tile has `n_blocks` blocks of format `F`; the panel has `N` tokens from here; `out` is `N` long.
     #[inline(always)]
-    unsafe fn multiply<S: Simd, F: Format, const N: usize>(&self, s: S, out: &mut [MaybeUninit<[f32; LANES]>]) {
+    unsafe fn multiply<S: Simd, F: Format, const N: usize>(
+        &self,
+        s: S,
+        out: &mut [MaybeUninit<[f32; LANES]>],
+    ) {
         // Minima are summed within the loop while registers last, in a second one else. Same sums either way.
         let inline_minima = F::SHAPE.has_min && N <= 4;
         // SAFETY: the caller's; every offset below is of a block below `n_blocks` and a token below `N`.

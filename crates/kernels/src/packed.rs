@@ -189,7 +189,13 @@ impl PackedMatrix {
     ///
     /// # Panics
     /// If the buffer is too short, or `offset` not a multiple of 64.
-    pub fn new(dtype: DType, n_rows: usize, n_cols: usize, buffer: Arc<Buffer>, offset: usize) -> PackedMatrix {
+    pub fn new(
+        dtype: DType,
+        n_rows: usize,
+        n_cols: usize,
+        buffer: Arc<Buffer>,
+        offset: usize,
+    ) -> PackedMatrix {
         let size = PackedMatrix::size_bytes(dtype, n_rows, n_cols).expect("the shape was packed before");
         assert!(offset.is_multiple_of(CACHE_LINE) && buffer.as_slice().len() - offset >= size);
         let tile_bytes = Layout::of(shape(dtype)).tile_bytes(n_cols / BLOCK_COLS);

@@ -10,7 +10,8 @@ struct Case {
 }
 
 fn cases() -> Vec<Case> {
-    let heads = |n_heads, n_kv_heads, head_dim, window_len| Heads { n_heads, n_kv_heads, head_dim, window_len };
+    let heads =
+        |n_heads, n_kv_heads, head_dim, window_len| Heads { n_heads, n_kv_heads, head_dim, window_len };
     vec![
         Case { heads: heads(9, 3, 64, None), kv_type: KvType::F16, n_pos: 300 },
         Case { heads: heads(4, 1, 96, Some(70)), kv_type: KvType::F16, n_pos: 270 },

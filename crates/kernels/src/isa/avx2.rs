@@ -124,7 +124,9 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn abs(self, a: F) -> F {
-        unsafe { [_mm256_andnot_ps(_mm256_set1_ps(-0.0), a[0]), _mm256_andnot_ps(_mm256_set1_ps(-0.0), a[1])] }
+        unsafe {
+            [_mm256_andnot_ps(_mm256_set1_ps(-0.0), a[0]), _mm256_andnot_ps(_mm256_set1_ps(-0.0), a[1])]
+        }
     }
     #[inline(always)]
     fn reduce_add(self, a: F) -> f32 {
@@ -213,7 +215,12 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn shl_i<const N: u32>(self, a: I) -> I {
-        unsafe { [_mm256_sll_epi32(a[0], _mm_cvtsi32_si128(N as i32)), _mm256_sll_epi32(a[1], _mm_cvtsi32_si128(N as i32))] }
+        unsafe {
+            [
+                _mm256_sll_epi32(a[0], _mm_cvtsi32_si128(N as i32)),
+                _mm256_sll_epi32(a[1], _mm_cvtsi32_si128(N as i32)),
+            ]
+        }
     }
     #[inline(always)]
     fn to_f(self, a: I) -> F {
@@ -253,11 +260,18 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn low_nibbles(self, a: I) -> I {
-        unsafe { [_mm256_and_si256(a[0], _mm256_set1_epi8(15)), _mm256_and_si256(a[1], _mm256_set1_epi8(15))] }
+        unsafe {
+            [_mm256_and_si256(a[0], _mm256_set1_epi8(15)), _mm256_and_si256(a[1], _mm256_set1_epi8(15))]
+        }
     }
     #[inline(always)]
     fn high_nibbles(self, a: I) -> I {
-        unsafe { [_mm256_and_si256(_mm256_srli_epi16::<4>(a[0]), _mm256_set1_epi8(15)), _mm256_and_si256(_mm256_srli_epi16::<4>(a[1]), _mm256_set1_epi8(15))] }
+        unsafe {
+            [
+                _mm256_and_si256(_mm256_srli_epi16::<4>(a[0]), _mm256_set1_epi8(15)),
+                _mm256_and_si256(_mm256_srli_epi16::<4>(a[1]), _mm256_set1_epi8(15)),
+            ]
+        }
     }
     #[inline(always)]
     fn crumbs<const N: u32>(self, a: I) -> I {

@@ -60,7 +60,9 @@ fn activations(rng: &mut Rng, pool: &mut Pool, isa: Isa, n_tokens: usize, n_cols
     let x = rng.floats(n_tokens * n_cols);
     let mut input = Activations::default();
     let has_codes = n_cols.is_multiple_of(32);
-    input.fill(pool, isa, (n_tokens, n_cols), has_codes, |t, row| row.copy_from_slice(&x[t * n_cols..][..n_cols]));
+    input.fill(pool, isa, (n_tokens, n_cols), has_codes, |t, row| {
+        row.copy_from_slice(&x[t * n_cols..][..n_cols])
+    });
     input
 }
 
@@ -91,7 +93,8 @@ fn products_match_the_reference_and_each_other() {
         for (n_rows, n_tokens) in [(1, 1), (16, 2), (50, 3), (33, 16), (64, 23), (17, 40)] {
             let n_cols = if dtype.is_quantized() { dtype.block_len() * 3 } else { 45 };
             let bytes = random_weights(&mut rng, dtype, n_rows * n_cols);
-            let map = Linear { matrix: matrix(dtype, n_rows, n_cols, &bytes), bias: Some(rng.floats(n_rows)) };
+            let map =
+                Linear { matrix: matrix(dtype, n_rows, n_cols, &bytes), bias: Some(rng.floats(n_rows)) };
             let mut w = vec![0.0; n_rows * n_cols];
             dequantize(dtype, &bytes, &mut w);
             let seed = rng.next() | 1;
@@ -103,7 +106,8 @@ fn products_match_the_reference_and_each_other() {
                 linear(&mut pool, isa, &[&map], &input, Mode::Add, &mut y);
                 for t in 0..n_tokens {
                     for r in 0..n_rows {
-                        let products = (0..n_cols).map(|c| f64::from(w[r * n_cols + c]) * f64::from(x[t * n_cols + c]));
+                        let products =
+                            (0..n_cols).map(|c| f64::from(w[r * n_cols + c]) * f64::from(x[t * n_cols + c]));
                         let size: f64 = products.clone().map(f64::abs).sum::<f64>() + 1.0;
                         let expected = products.sum::<f64>() + f64::from(map.bias.as_ref().unwrap()[r]) + 0.5;
                         let error = (f64::from(y[t * n_rows + r]) - expected).abs();
@@ -112,7 +116,11 @@ fn products_match_the_reference_and_each_other() {
                     }
                 }
                 let same = first.get_or_insert_with(|| y.clone());
-                assert!(same.iter().zip(&y).all(|(a, b)| a.to_bits() == b.to_bits()), "{dtype} on {}", isa.name());
+                assert!(
+                    same.iter().zip(&y).all(|(a, b)| a.to_bits() == b.to_bits()),
+                    "{dtype} on {}",
+                    isa.name()
+                );
             }
         }
     }
@@ -124,7 +132,10 @@ fn a_token_does_not_depend_on_its_neighbours() {
     let mut pool = Pool::new(2);
     for dtype in DType::ALL {
         let (n_rows, n_cols, n_tokens) = (40, 512, 29);
-        let map = Linear { matrix: matrix(dtype, n_rows, n_cols, &random_weights(&mut rng, dtype, n_rows * n_cols)), bias: None };
+        let map = Linear {
+            matrix: matrix(dtype, n_rows, n_cols, &random_weights(&mut rng, dtype, n_rows * n_cols)),
+            bias: None,
+        };
         let isa = Isa::best();
         let input = activations(&mut rng, &mut pool, isa, n_tokens, n_cols);
         let mut all = vec![0.0; n_tokens * n_rows];
@@ -162,7 +173,8 @@ fn maps_side_by_side_and_gated() {
         let mut together = vec![0.0; n_tokens * 225];
         linear(&mut pool, isa, &[&a, &b, &c], &input, Mode::Store, &mut together);
         for t in 0..n_tokens {
-            let expected = [&apart[0][t * 96..][..96], &apart[1][t * 33..][..33], &apart[2][t * 96..][..96]].concat();
+            let expected =
+                [&apart[0][t * 96..][..96], &apart[1][t * 33..][..33], &apart[2][t * 96..][..96]].concat();
             assert_eq!(together[t * 225..][..225], expected);
         }
 
@@ -173,7 +185,9 @@ fn maps_side_by_side_and_gated() {
             assert!((out.rows()[i] - expected).abs() <= 1e-5 * expected.abs().max(1.0));
         }
         let mut again = Activations::default();
-        again.fill(&mut pool, isa, (n_tokens, 96), true, |t, row| row.copy_from_slice(&out.rows()[t * 96..][..96]));
+        again.fill(&mut pool, isa, (n_tokens, 96), true, |t, row| {
+            row.copy_from_slice(&out.rows()[t * 96..][..96])
+        });
         assert_eq!(again.acts.dequantize(), out.acts.dequantize());
     }
 }
