@@ -49,7 +49,7 @@ pub struct Args {
     #[arg(long)]
     system: Option<String>,
     /// Tokens of an answer at most; 0 for as many as the context holds
-    #[arg(long, short = 'n', default_value_t = 0)]
+    #[arg(long, short = 'n', default_value_t = 1024)]
     max_tokens: usize,
     /// How freely words are chosen; 0 always takes the likeliest
     #[arg(long, default_value_t = 0.2)]
@@ -64,7 +64,7 @@ pub struct Args {
     #[arg(long, default_value_t = 0.0)]
     min_p: f32,
     /// Makes tokens that were used less likely; 1 for no effect
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.1)]
     repetition_penalty: f32,
     /// Lowers a token's logit for each time it was used
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
