@@ -21,7 +21,7 @@ mod weights;
 pub use edgeward_kernels::Isa;
 pub use edgeward_kernels::kv::KvType;
 
-pub use engine::{CancelToken, Engine, EngineOptions, Logits};
+pub use engine::{CancelToken, Engine, EngineOptions, Logits, Precision};
 pub use error::Error;
 pub use generator::{Generator, GeneratorOptions, StopReason};
 pub use sampler::{Sampled, Sampler, SamplerOptions, log_probability, top_log_probabilities};

@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::acts::BLOCK;
+use crate::acts::{BLOCK, Form};
 use crate::isa::{Isa, Kernel, LANES, Simd};
 use crate::kv::{FloatSource, KvPage, KvShape, KvSource, KvType, PAGE_LEN, WidePage};
 use crate::linear::{Activations, Rows, for_each_token};
@@ -186,7 +186,7 @@ struct Item {
 }
 
 /// For every token of a batch, the weighted sum of the values that it attends to; `out` gets
-/// `[n_tokens][n_heads * head_dim]`, quantised if `has_codes`.
+/// `[n_tokens][n_heads * head_dim]`, in the form that is asked for.
 pub fn attend(
     pool: &mut Pool,
     isa: Isa,
@@ -194,7 +194,7 @@ pub fn attend(
     heads: Heads,
     qkv: &[f32],
     segments: &[Segment],
-    (has_codes, out): (bool, &mut Activations),
+    (form, out): (Form, &mut Activations),
     scratch: &mut Scratch,
 ) {
     let group_len = heads.group_len();
@@ -208,9 +208,9 @@ pub fn attend(
     let workers = scratch.workers.as_ref().expect("just made");
     let partials = Rows::new(&mut scratch.partials, partial_len);
 
-    out.resize(n_tokens, heads.n_heads * heads.head_dim, has_codes);
+    out.resize(n_tokens, heads.n_heads * heads.head_dim, form);
     // A key-value head's share of a row is quantised by whoever completes it, if it is whole blocks.
-    let quantizes_parts = has_codes && (group_len * heads.head_dim).is_multiple_of(BLOCK);
+    let quantizes_parts = form != Form::Float && (group_len * heads.head_dim).is_multiple_of(BLOCK);
     let first_tokens: Vec<usize> = segments
         .iter()
         .scan(0, |sum, segment| {
@@ -275,7 +275,7 @@ pub fn attend(
             }
         });
     }
-    if has_codes && !quantizes_parts {
+    if form != Form::Float && !quantizes_parts {
         let parts = out.parts();
         for_each_token(pool, n_tokens, |token| {
             // SAFETY: each token's blocks are touched by one piece.

@@ -20,6 +20,7 @@ pub mod packed;
 pub mod pool;
 pub mod probe;
 
+pub use acts::Form;
 pub use block::dequantize;
 pub use dtype::DType;
 pub use isa::Isa;

@@ -17,7 +17,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::acts::{Acts, ActsWriter, BLOCK, Meta, PANEL};
+use crate::acts::{Acts, ActsWriter, BLOCK, Form, Meta, PANEL};
 use crate::dtype::DType;
 use crate::isa::{Isa, Kernel, LANES, Simd};
 use crate::math;
@@ -121,37 +121,38 @@ pub struct Linear {
 pub struct Activations {
     n_tokens: usize,
     n_cols: usize,
-    has_codes: bool,
+    form: Form,
     rows: Vec<f32>,
     acts: Acts,
 }
 
 impl Activations {
     /// Makes room; what was there is lost. Codes need `n_cols` to be a multiple of 32.
-    pub(crate) fn resize(&mut self, n_tokens: usize, n_cols: usize, has_codes: bool) {
-        (self.n_tokens, self.n_cols, self.has_codes) = (n_tokens, n_cols, has_codes);
+    pub(crate) fn resize(&mut self, n_tokens: usize, n_cols: usize, form: Form) {
+        (self.n_tokens, self.n_cols, self.form) = (n_tokens, n_cols, form);
         self.rows.resize(n_tokens * n_cols, 0.0);
-        if has_codes {
-            self.acts.resize(n_tokens, n_cols);
+        if form != Form::Float {
+            self.acts.resize(n_tokens, n_cols, form);
         }
     }
 
-    /// Fills `n_tokens` rows by `fill(token, row)`, in parallel where it pays, and quantises them if `has_codes`.
+    /// Fills `n_tokens` rows by `fill(token, row)`, in parallel where it pays, and brings them into
+    /// the form that is asked for.
     pub fn fill(
         &mut self,
         pool: &mut Pool,
         isa: Isa,
         (n_tokens, n_cols): (usize, usize),
-        has_codes: bool,
+        form: Form,
         fill: impl Fn(usize, &mut [f32]) + Sync,
     ) {
-        self.resize(n_tokens, n_cols, has_codes);
+        self.resize(n_tokens, n_cols, form);
         let parts = self.parts();
         for_each_token(pool, n_tokens, |token| {
             // SAFETY: each token's row and blocks are touched by one piece.
             unsafe {
                 fill(token, parts.part_mut(token, 0, n_cols));
-                if has_codes {
+                if form != Form::Float {
                     parts.quantize(isa, token, 0, n_cols);
                 }
             }
@@ -349,22 +350,22 @@ impl Kernel for Finish<'_> {
 /// `out = activation(gate x) * (up x)`, ready to be the input of the next map.
 ///
 /// # Panics
-/// If shapes do not fit, a quantised map meets activations without codes, or `has_codes` is asked of rows that are
-/// no multiple of 32.
+/// If shapes do not fit, a quantised map meets activations without codes, or codes are asked of rows that are no
+/// multiple of 32.
 pub fn gated_linear(
     pool: &mut Pool,
     isa: Isa,
     (gate, up): (&Linear, &Linear),
     activation: math::Activation,
     input: &Activations,
-    has_codes: bool,
+    form: Form,
     out: &mut Activations,
 ) {
     check(gate, input);
     check(up, input);
     let n_out = gate.matrix.n_rows();
     assert_eq!(up.matrix.n_rows(), n_out, "gate and up have as many rows");
-    out.resize(input.n_tokens, n_out, has_codes);
+    out.resize(input.n_tokens, n_out, form);
     let parts = out.parts();
     // Pairs of tiles: a pair makes whole blocks of 32, which can be quantised on the spot.
     let n_pairs = gate.matrix.n_tiles().div_ceil(2);
@@ -383,7 +384,7 @@ pub fn gated_linear(
                 rows: first_row..end_row,
                 activation,
                 tokens,
-                has_codes,
+                form,
                 out: &parts,
             });
         });
@@ -397,7 +398,7 @@ struct FinishGated<'a> {
     rows: Range<usize>,
     activation: math::Activation,
     tokens: Range<usize>,
-    has_codes: bool,
+    form: Form,
     out: &'a Parts<'a>,
 }
 
@@ -421,7 +422,7 @@ impl Kernel for FinishGated<'_> {
                 }
                 math::store_part(s, row, at, math::gate(s, self.activation, g, u));
             }
-            if self.has_codes {
+            if self.form != Form::Float {
                 let writer = &self.out.writer;
                 Quantize { writer, token, first_block: self.rows.start / BLOCK, row }.run(s);
             }
@@ -431,7 +432,10 @@ impl Kernel for FinishGated<'_> {
 
 fn check(map: &Linear, input: &Activations) {
     assert_eq!(map.matrix.n_cols(), input.n_cols, "the map's columns are the input's");
-    assert!(input.has_codes || !map.matrix.is_quantized(), "a quantised map needs quantised activations");
+    assert!(
+        input.form != Form::Float || !map.matrix.is_quantized(),
+        "a quantised map needs quantised activations"
+    );
     assert!(map.bias.as_ref().is_none_or(|bias| bias.len() == map.matrix.n_rows()));
 }
 
@@ -512,6 +516,18 @@ impl<F: Format> Kernel for PackedTiles<'_, F> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        if self.acts.form() == Form::Int16 {
+            self.multiply::<S, 2>(s);
+        } else {
+            self.multiply::<S, 1>(s);
+        }
+    }
+}
+
+impl<F: Format> PackedTiles<'_, F> {
+    /// `W` is the number of bytes of an activation.
+    #[inline(always)]
+    fn multiply<S: Simd, const W: usize>(self, s: S) {
         let n_tokens = self.tokens.len();
         assert!(self.acts.n_cols() == self.matrix.n_cols() && self.tokens.end <= self.acts.n_tokens());
         assert!(self.tokens.is_empty() || self.tokens.start / PANEL == (self.tokens.end - 1) / PANEL);
@@ -521,7 +537,7 @@ impl<F: Format> Kernel for PackedTiles<'_, F> {
             let mut panel = PanelPart {
                 tile: self.matrix.tile(tile).as_ptr(),
                 n_blocks,
-                codes: self.acts.codes()[self.acts.block_idx(self.tokens.start, 0) * BLOCK..].as_ptr(),
+                codes: self.acts.codes()[self.acts.block_idx(self.tokens.start, 0) * W * BLOCK..].as_ptr(),
                 metas: self.acts.metas()[self.acts.block_idx(self.tokens.start, 0)..].as_ptr(),
                 stride: self.acts.panel_len(self.tokens.start),
             };
@@ -532,10 +548,10 @@ impl<F: Format> Kernel for PackedTiles<'_, F> {
                     while S::MAX_TOKENS >= $n && out.len() >= $n {
                         let (now, later) = out.split_at_mut($n);
                         // SAFETY: the tile has `n_blocks` blocks, and the panel at least `$n` tokens from here.
-                        unsafe { panel.multiply::<S, F, $n>(s, now) };
+                        unsafe { panel.multiply::<S, F, W, $n>(s, now) };
                         out = later;
                         // SAFETY: not beyond the panel's end.
-                        unsafe { panel.skip($n) };
+                        unsafe { panel.skip::<W>($n) };
                     }
                 };
             }
@@ -575,10 +591,10 @@ impl PanelPart {
     /// # Safety
     /// The panel has so many more tokens.
     #[inline(always)]
-    unsafe fn skip(&mut self, n_tokens: usize) {
+    unsafe fn skip<const W: usize>(&mut self, n_tokens: usize) {
         // SAFETY: the caller's; one past the end is fine.
         unsafe {
-            self.codes = self.codes.add(n_tokens * BLOCK);
+            self.codes = self.codes.add(n_tokens * W * BLOCK);
             self.metas = self.metas.add(n_tokens);
         }
     }
@@ -586,7 +602,7 @@ impl PanelPart {
     /// # Safety
     /// The tile has `n_blocks` blocks of format `F`; the panel has `N` tokens from here; `out` is `N` long.
     #[inline(always)]
-    unsafe fn multiply<S: Simd, F: Format, const N: usize>(
+    unsafe fn multiply<S: Simd, F: Format, const W: usize, const N: usize>(
         &self,
         s: S,
         out: &mut [MaybeUninit<[f32; LANES]>],
@@ -610,8 +626,8 @@ impl PanelPart {
                 unroll!(t in 0..N {
                     let at = block * self.stride + t;
                     let meta = &*self.metas.add(at);
-                    let x = self.codes.add(at * BLOCK).cast::<i32>();
-                    y[t] = dot_block::<S, F>(s, &codes, &scales.d, x, meta, y[t]);
+                    let x = self.codes.add(at * W * BLOCK).cast::<i32>();
+                    y[t] = dot_block::<S, F, W>(s, &codes, &scales.d, x, meta, y[t]);
                     if inline_minima {
                         z[t] = add_minima::<S, F>(s, &scales.m, meta, z[t]);
                     }
@@ -637,9 +653,9 @@ impl PanelPart {
 /// y + d_w * d_x * (dot product of a block).
 ///
 /// # Safety
-/// Eight words are readable at `x`.
+/// Eight words for each of the `W` bytes of an activation are readable at `x`.
 #[inline(always)]
-unsafe fn dot_block<S: Simd, F: Format>(
+unsafe fn dot_block<S: Simd, F: Format, const W: usize>(
     s: S,
     codes: &[S::B; 8],
     d: &[S::F; 2],
@@ -651,12 +667,12 @@ unsafe fn dot_block<S: Simd, F: Format>(
     // SAFETY: the caller's.
     unsafe {
         if F::SHAPE.group_len == 16 {
-            let low = dot_groups::<S, F, 0, 4>(s, codes, x, meta.neg_codes_low);
-            let high = dot_groups::<S, F, 4, 8>(s, codes, x, meta.neg_codes - meta.neg_codes_low);
+            let low = dot_groups::<S, F, W, 0, 4>(s, codes, x, meta.neg_codes_low);
+            let high = dot_groups::<S, F, W, 4, 8>(s, codes, x, meta.neg_codes - meta.neg_codes_low);
             let y = s.fma(s.to_f(low), s.mul(d[0], d_x), y);
             s.fma(s.to_f(high), s.mul(d[1], d_x), y)
         } else {
-            let dot = dot_groups::<S, F, 0, 8>(s, codes, x, meta.neg_codes);
+            let dot = dot_groups::<S, F, W, 0, 8>(s, codes, x, meta.neg_codes);
             s.fma(s.to_f(dot), s.mul(d[0], d_x), y)
         }
     }
@@ -667,7 +683,7 @@ unsafe fn dot_block<S: Simd, F: Format>(
 /// # Safety
 /// As [`dot_block`].
 #[inline(always)]
-unsafe fn dot_groups<S: Simd, F: Format, const FROM: usize, const TO: usize>(
+unsafe fn dot_groups<S: Simd, F: Format, const W: usize, const FROM: usize, const TO: usize>(
     s: S,
     codes: &[S::B; 8],
     x: *const i32,
@@ -683,16 +699,25 @@ unsafe fn dot_groups<S: Simd, F: Format, const FROM: usize, const TO: usize>(
         32 => s.shl_i::<5>(neg),
         _ => s.shl_i::<7>(neg),
     };
+    // An activation is its only byte, or 128 * first + second: at most 255 * 127 * 128 * 32 < 2^28 in all.
+    if W == 2 {
+        let mut first = s.splat_i(0);
+        for g in FROM..TO {
+            // SAFETY: the caller's.
+            first = dot_word::<S, F>(s, first, codes[g], unsafe { x.add(g).read_unaligned() });
+        }
+        acc = s.add_i(acc, s.shl_i::<7>(first));
+    }
     for g in FROM..TO {
         // SAFETY: the caller's.
-        let x = unsafe { x.add(g).read_unaligned() };
-        acc = if F::SHAPE.bits == 8 || F::SHAPE.is_table {
-            s.dot4_wide(acc, codes[g], x)
-        } else {
-            s.dot4(acc, codes[g], x)
-        };
+        acc = dot_word::<S, F>(s, acc, codes[g], unsafe { x.add((W - 1) * BLOCK / 4 + g).read_unaligned() });
     }
     acc
+}
+
+#[inline(always)]
+fn dot_word<S: Simd, F: Format>(s: S, acc: S::I, codes: S::B, x: i32) -> S::I {
+    if F::SHAPE.bits == 8 || F::SHAPE.is_table { s.dot4_wide(acc, codes, x) } else { s.dot4(acc, codes, x) }
 }
 
 /// z + m_w * (sum of the activations of a block).

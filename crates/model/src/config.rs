@@ -3,10 +3,13 @@
 //! Every number of a loaded model's configuration is within [`Config::check`]'s bounds and has been compared with the
 //! tensors' shapes ([`crate::Model::load`]).
 
+use serde::Serialize;
+
 use crate::error::ConfigError;
 
 /// The model families whose forward pass the engine knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Family {
     /// Llama 2 and 3.x, Mistral, SmolLM2, TinyLlama (Touvron et al. 2023, arXiv:2302.13971).
     Llama,
@@ -19,7 +22,8 @@ pub enum Family {
 }
 
 /// Which pairs of a head's coordinates one rotary frequency turns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RopeLayout {
     /// (0, 1), (2, 3), ...: the paper's; GGUF files of the llama family are stored so.
     Interleaved,
@@ -28,7 +32,8 @@ pub enum RopeLayout {
 }
 
 /// How rotary frequencies are stretched to contexts longer than trained on.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RopeScaling {
     /// Frequencies unchanged.
     None,
@@ -53,7 +58,7 @@ pub enum RopeScaling {
 }
 
 /// Rotary position embedding (Su et al. 2021, arXiv:2104.09864).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Rope {
     /// Base of the geometric series of frequencies.
     pub theta: f32,
@@ -68,7 +73,7 @@ pub struct Rope {
 }
 
 /// Sliding-window attention.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SlidingWindow {
     /// A position attends to itself and the `window_len - 1` before it, in windowed layers.
     pub window_len: usize,
@@ -77,7 +82,8 @@ pub struct SlidingWindow {
 }
 
 /// The gate's activation function in the feed-forward network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// x * sigmoid(x).
     Silu,
@@ -86,7 +92,7 @@ pub enum Activation {
 }
 
 /// Hyperparameters of a decoder-only transformer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Config {
     /// Which forward pass.
     pub family: Family,

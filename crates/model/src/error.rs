@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::{fmt, io};
 
 use crate::gguf::GgufError;
+use crate::safetensors::SafetensorsError;
 
 /// What is wrong with a model's hyperparameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +78,25 @@ pub enum LoadError {
         /// Why.
         source: GgufError,
     },
+    /// The safetensors file, or the index of several, is damaged or not supported.
+    Safetensors {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: SafetensorsError,
+    },
+    /// A folder has neither `model.safetensors` nor its index.
+    NoWeights {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// config.json is no JSON object.
+    Json {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
     /// The hyperparameters are wrong or not supported.
     Config {
         /// The file that states them.
@@ -114,8 +134,19 @@ impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             LoadError::Io { path, .. } => write!(f, "cannot read {}", path.display()),
-            LoadError::Gguf { path, .. } | LoadError::Config { path, .. } => {
+            LoadError::Gguf { path, .. }
+            | LoadError::Safetensors { path, .. }
+            | LoadError::Config { path, .. } => {
                 write!(f, "cannot load the model {}", path.display())
+            }
+            LoadError::NoWeights { path } => write!(
+                f,
+                "{} has neither model.safetensors nor model.safetensors.index.json: \
+                 give a folder with safetensors weights, or a GGUF file",
+                path.display()
+            ),
+            LoadError::Json { path, .. } => {
+                write!(f, "{} is not a JSON object: download it again", path.display())
             }
             LoadError::SplitGguf { path } => write!(
                 f,
@@ -145,6 +176,8 @@ impl std::error::Error for LoadError {
         match self {
             LoadError::Io { source, .. } => Some(source),
             LoadError::Gguf { source, .. } => Some(source),
+            LoadError::Safetensors { source, .. } => Some(source),
+            LoadError::Json { source, .. } => Some(source),
             LoadError::Config { source, .. } => Some(source),
             _ => None,
         }

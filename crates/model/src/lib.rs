@@ -8,10 +8,15 @@
 pub mod chat;
 pub mod config;
 mod error;
+#[cfg(test)]
+mod fixture;
 pub mod gguf;
+mod huggingface;
+pub mod inspect;
 pub mod layout;
 pub mod mmap;
 mod model;
+pub mod safetensors;
 pub mod tensor;
 mod text;
 pub mod tokenizer;

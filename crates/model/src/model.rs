@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::config::Config;
 use crate::error::LoadError;
 use crate::gguf::{self, Gguf};
+use crate::huggingface::{self, Folder, OutputHead};
 use crate::layout::{self, Naming};
 use crate::mmap::Map;
 use crate::tensor::{Slot, Tensor};
@@ -23,6 +24,7 @@ pub struct Model {
 #[derive(Debug)]
 enum Files {
     Gguf { path: PathBuf, gguf: Gguf },
+    Folder(Folder),
 }
 
 /// Where a slot's tensor is.
@@ -42,11 +44,15 @@ pub enum Source<'a> {
 }
 
 impl Model {
-    /// Opens the GGUF file at `path`.
+    /// Opens the model at `path`: a GGUF file, a folder with config.json and safetensors, or one safetensors file in
+    /// such a folder.
     ///
     /// # Errors
-    /// Whatever is wrong with the file, its hyperparameters or its tensors.
+    /// Whatever is wrong with the files, the hyperparameters or the tensors.
     pub fn load(path: &Path) -> Result<Model, LoadError> {
+        if is_folder_of_safetensors(path) {
+            return Model::from_folder(Folder::open(path)?);
+        }
         let gguf = Gguf::open(path).map_err(|source| LoadError::Gguf { path: path.to_owned(), source })?;
         Model::from_gguf(gguf, path)
     }
@@ -66,6 +72,23 @@ impl Model {
         let tensors = tensors.filter(|(_, tensor)| !gguf::is_in_config(config.family, tensor.name));
         let places = place(Naming::Gguf, &config, tensors)?;
         Ok(Model { config, places, files: Files::Gguf { path: path.to_owned(), gguf } })
+    }
+
+    /// As [`Model::from_gguf`], of an open folder.
+    pub(crate) fn from_folder(folder: Folder) -> Result<Model, LoadError> {
+        let config = folder.config.clone();
+        let head = Naming::HuggingFace.name_of(config.family, Slot::Output);
+        let tensors = folder.shards.tensors().map(|tensor| tensor.as_matrix()).enumerate();
+        // A tied model's file may hold the embedding a second time under the head's name; it is not used.
+        let tensors =
+            tensors.filter(|(_, tensor)| folder.output_head == OutputHead::Own || tensor.name != head);
+        let tensors = tensors.filter(|(_, tensor)| !huggingface::is_in_config(tensor.name));
+        let places = place(Naming::HuggingFace, &config, tensors)?;
+        let has_head = places.iter().any(|place| place.slot == Slot::Output);
+        if folder.output_head == OutputHead::Own && !has_head {
+            return Err(LoadError::MissingTensor { name: head });
+        }
+        Ok(Model { config, places, files: Files::Folder(folder) })
     }
 
     /// The hyperparameters.
@@ -99,13 +122,15 @@ impl Model {
     pub fn source(&self) -> Source<'_> {
         match &self.files {
             Files::Gguf { gguf, .. } => Source::Gguf(gguf),
+            Files::Folder(folder) => Source::Folder(&folder.path),
         }
     }
 
-    /// The file or folder that was opened.
+    /// The GGUF file, or the folder, that was opened.
     pub fn path(&self) -> &Path {
         match &self.files {
             Files::Gguf { path, .. } => path,
+            Files::Folder(folder) => &folder.path,
         }
     }
 
@@ -113,6 +138,7 @@ impl Model {
     pub fn gguf(&self) -> Option<&Gguf> {
         match &self.files {
             Files::Gguf { gguf, .. } => Some(gguf),
+            Files::Folder(_) => None,
         }
     }
 
@@ -122,16 +148,24 @@ impl Model {
     }
 
     fn maps(&self) -> impl Iterator<Item = &Map> {
-        match &self.files {
-            Files::Gguf { gguf, .. } => std::iter::once(gguf.map()),
-        }
+        let (gguf, shards) = match &self.files {
+            Files::Gguf { gguf, .. } => (Some(gguf.map()), [].as_slice()),
+            Files::Folder(folder) => (None, folder.shards.files()),
+        };
+        gguf.into_iter().chain(shards.iter().map(|file| file.map()))
     }
 
     fn tensor_at(&self, place: &Place) -> Tensor<'_> {
         match &self.files {
             Files::Gguf { gguf, .. } => gguf.tensor_at(place.tensor_idx).as_matrix(),
+            Files::Folder(folder) => folder.shards.tensor_at(place.tensor_idx).as_matrix(),
         }
     }
+}
+
+/// Whether `path` is to be opened as a folder with config.json: it is one, or a safetensors file in one.
+pub(crate) fn is_folder_of_safetensors(path: &Path) -> bool {
+    path.is_dir() || path.extension().is_some_and(|extension| extension == "safetensors")
 }
 
 /// Finds the place of every tensor, ascending by slot, and checks that all are there, of the right shape, and no more.
@@ -166,3 +200,6 @@ fn place<'a>(
         None => Ok(places),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -56,13 +56,17 @@ fn matrix(dtype: DType, n_rows: usize, n_cols: usize, bytes: &[u8]) -> Matrix {
     }
 }
 
-fn activations(rng: &mut Rng, pool: &mut Pool, isa: Isa, n_tokens: usize, n_cols: usize) -> Activations {
+fn activations(
+    rng: &mut Rng,
+    pool: &mut Pool,
+    isa: Isa,
+    n_tokens: usize,
+    n_cols: usize,
+    form: Form,
+) -> Activations {
     let x = rng.floats(n_tokens * n_cols);
     let mut input = Activations::default();
-    let has_codes = n_cols.is_multiple_of(32);
-    input.fill(pool, isa, (n_tokens, n_cols), has_codes, |t, row| {
-        row.copy_from_slice(&x[t * n_cols..][..n_cols])
-    });
+    input.fill(pool, isa, (n_tokens, n_cols), form, |t, row| row.copy_from_slice(&x[t * n_cols..][..n_cols]));
     input
 }
 
@@ -90,7 +94,15 @@ fn products_match_the_reference_and_each_other() {
     let mut rng = Rng(2);
     let mut pool = Pool::new(2);
     for dtype in DType::ALL {
-        for (n_rows, n_tokens) in [(1, 1), (16, 2), (50, 3), (33, 16), (64, 23), (17, 40)] {
+        for (n_rows, n_tokens, form) in [
+            (1, 1, Form::Int8),
+            (16, 2, Form::Int16),
+            (50, 3, Form::Int8),
+            (33, 16, Form::Int16),
+            (64, 23, Form::Int8),
+            (17, 40, Form::Int16),
+        ] {
+            let form = if dtype.is_quantized() { form } else { Form::Float };
             let n_cols = if dtype.is_quantized() { dtype.block_len() * 3 } else { 45 };
             let bytes = random_weights(&mut rng, dtype, n_rows * n_cols);
             let map =
@@ -100,7 +112,7 @@ fn products_match_the_reference_and_each_other() {
             let seed = rng.next() | 1;
             let mut first: Option<Vec<f32>> = None;
             for isa in Isa::available() {
-                let input = activations(&mut Rng(seed), &mut pool, isa, n_tokens, n_cols);
+                let input = activations(&mut Rng(seed), &mut pool, isa, n_tokens, n_cols, form);
                 let x = if dtype.is_quantized() { input.acts.dequantize() } else { input.rows().to_vec() };
                 let mut y = vec![0.5; n_tokens * n_rows];
                 linear(&mut pool, isa, &[&map], &input, Mode::Add, &mut y);
@@ -137,12 +149,12 @@ fn a_token_does_not_depend_on_its_neighbours() {
             bias: None,
         };
         let isa = Isa::best();
-        let input = activations(&mut rng, &mut pool, isa, n_tokens, n_cols);
+        let input = activations(&mut rng, &mut pool, isa, n_tokens, n_cols, Form::Int8);
         let mut all = vec![0.0; n_tokens * n_rows];
         linear(&mut pool, isa, &[&map], &input, Mode::Store, &mut all);
         for t in 0..n_tokens {
             let mut alone = Activations::default();
-            alone.fill(&mut pool, isa, (1, n_cols), true, |_, row| {
+            alone.fill(&mut pool, isa, (1, n_cols), Form::Int8, |_, row| {
                 row.copy_from_slice(&input.rows()[t * n_cols..][..n_cols]);
             });
             let mut y = vec![0.0; n_rows];
@@ -163,7 +175,7 @@ fn maps_side_by_side_and_gated() {
     };
     let (a, b, c) = (map(DType::Q5_0, 96), map(DType::Q8_0, 33), map(DType::BF16, 96));
     for isa in Isa::available() {
-        let input = activations(&mut Rng(5), &mut pool, isa, n_tokens, n_cols);
+        let input = activations(&mut Rng(5), &mut pool, isa, n_tokens, n_cols, Form::Int8);
         let mut apart = Vec::new();
         for map in [&a, &b, &c] {
             let mut y = vec![0.0; n_tokens * map.matrix.n_rows()];
@@ -179,15 +191,30 @@ fn maps_side_by_side_and_gated() {
         }
 
         let mut out = Activations::default();
-        gated_linear(&mut pool, isa, (&a, &c), math::Activation::Silu, &input, true, &mut out);
+        gated_linear(&mut pool, isa, (&a, &c), math::Activation::Silu, &input, Form::Int8, &mut out);
         for (i, (g, u)) in apart[0].iter().zip(&apart[2]).enumerate() {
             let expected = g / (1.0 + (-g).exp()) * u;
             assert!((out.rows()[i] - expected).abs() <= 1e-5 * expected.abs().max(1.0));
         }
         let mut again = Activations::default();
-        again.fill(&mut pool, isa, (n_tokens, 96), true, |t, row| {
+        again.fill(&mut pool, isa, (n_tokens, 96), Form::Int8, |t, row| {
             row.copy_from_slice(&out.rows()[t * 96..][..96])
         });
         assert_eq!(again.acts.dequantize(), out.acts.dequantize());
     }
+}
+
+#[test]
+fn fifteen_bits_are_128_times_finer_than_eight() {
+    let error = |form| {
+        let mut rng = Rng(6);
+        let x = rng.floats(640);
+        let mut input = Activations::default();
+        input.fill(&mut Pool::new(1), Isa::best(), (1, 640), form, |_, row| row.copy_from_slice(&x));
+        let largest = |errors: &mut dyn Iterator<Item = f32>| errors.fold(0.0, f32::max);
+        largest(&mut input.acts.dequantize().iter().zip(&x).map(|(a, b)| (a - b).abs()))
+    };
+    // Half a step of the largest block's scale.
+    assert!(error(Form::Int8) < 0.5 / 127.0 + 1e-6);
+    assert!(error(Form::Int16) < 0.5 / 127.0 / 128.0 + 1e-6);
 }

@@ -301,3 +301,6 @@ impl<'a> Keys<'a> {
         Ok(Some(SlidingWindow { window_len, layer_is_windowed }))
     }
 }
+
+#[cfg(test)]
+mod tests;
