@@ -30,7 +30,8 @@ pub struct Memory {
 pub fn memory() -> Option<Memory> {
     let machine = parse_meminfo(&fs::read_to_string("/proc/meminfo").ok()?)?;
     // A container may use less than the machine has (cgroup v2; absent or "max" means no limit).
-    let number = |file: &str| fs::read_to_string(Path::new("/sys/fs/cgroup").join(file)).ok()?.trim().parse().ok();
+    let number =
+        |file: &str| fs::read_to_string(Path::new("/sys/fs/cgroup").join(file)).ok()?.trim().parse().ok();
     Some(match (number("memory.max"), number("memory.current")) {
         (Some(max), Some(current)) => within_group(machine, max, current),
         _ => machine,
@@ -164,7 +165,9 @@ impl DeviceProfile {
             .and_then(|text| serde_json::from_str::<DeviceProfile>(&text).ok());
         match kept {
             // The disk may have moved to another machine, the program to another version with other kernels.
-            Some(kept) if kept.identity() == fresh.identity() => DeviceProfile { limits: kept.limits, ..fresh },
+            Some(kept) if kept.identity() == fresh.identity() => {
+                DeviceProfile { limits: kept.limits, ..fresh }
+            }
             _ => fresh,
         }
     }
@@ -197,16 +200,29 @@ impl DeviceProfile {
         self.limits.iter().copied().find(|limits| limits.n_threads == n_threads)
     }
 
-    /// Measures the limits at `n_threads`, which takes about a second.
+    /// Measures the limits at `n_threads`, which takes about a second, and keeps the best that was ever measured:
+    /// other work on the machine can only make it seem slower than it is.
     pub fn measure(&mut self, n_threads: usize) -> MeasuredLimits {
         // A quarter of what is free is enough to measure, and little enough that nothing else is pushed out.
         let free_bytes = memory().map_or(u64::MAX, |memory| memory.available_bytes / 4);
         let buffer_bytes = usize::try_from(free_bytes).unwrap_or(usize::MAX).min(PROBE_BYTES);
-        let limits = MeasuredLimits::from(probe::measure(&mut Pool::new(n_threads), Isa::best(), buffer_bytes));
-        self.limits.retain(|kept| kept.n_threads != n_threads);
-        self.limits.push(limits);
+        self.note(probe::measure(&mut Pool::new(n_threads), Isa::best(), buffer_bytes).into())
+    }
+
+    fn note(&mut self, new: MeasuredLimits) -> MeasuredLimits {
+        let best = match self.limits_at(new.n_threads) {
+            None => new,
+            Some(old) => MeasuredLimits {
+                n_threads: new.n_threads,
+                read_bytes_per_s: old.read_bytes_per_s.max(new.read_bytes_per_s),
+                int8_ops_per_s: old.int8_ops_per_s.max(new.int8_ops_per_s),
+                f32_ops_per_s: old.f32_ops_per_s.max(new.f32_ops_per_s),
+            },
+        };
+        self.limits.retain(|kept| kept.n_threads != best.n_threads);
+        self.limits.push(best);
         self.limits.sort_by_key(|limits| limits.n_threads);
-        limits
+        best
     }
 }
 
@@ -224,7 +240,11 @@ pub struct ProfileError {
 
 impl std::fmt::Display for ProfileError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "could not keep the device profile in {}: set EDGEWARD_HOME to a folder that can be written", self.path.display())
+        write!(
+            f,
+            "could not keep the device profile in {}: set EDGEWARD_HOME to a folder that can be written",
+            self.path.display()
+        )
     }
 }
 
@@ -243,7 +263,9 @@ mod tests {
         let text = "MemTotal:       24684092 kB\nMemFree:        20546560 kB\nMemAvailable:   22864780 kB\n";
         let memory = parse_meminfo(text).unwrap();
         assert_eq!(memory, Memory { total_bytes: 24_684_092 << 10, available_bytes: 22_864_780 << 10 });
-        for text in ["", "MemTotal: 1 kB", "MemTotal: x kB\nMemAvailable: 1 kB", "MemTotal: 18446744073709551615 kB"] {
+        for text in
+            ["", "MemTotal: 1 kB", "MemTotal: x kB\nMemAvailable: 1 kB", "MemTotal: 18446744073709551615 kB"]
+        {
             assert_eq!(parse_meminfo(text), None, "{text}");
         }
         let group = within_group(memory, 1 << 30, 1 << 20);
@@ -257,8 +279,10 @@ mod tests {
         let path = dir.path().join("sub/device.json");
         let mut profile = DeviceProfile::load(&path);
         assert!(profile.limits.is_empty());
-        let limits = MeasuredLimits { n_threads: 3, read_bytes_per_s: 1.5, int8_ops_per_s: 2.5, f32_ops_per_s: 0.5 };
-        profile.limits.push(limits);
+        let limits =
+            MeasuredLimits { n_threads: 3, read_bytes_per_s: 1.5, int8_ops_per_s: 2.5, f32_ops_per_s: 0.5 };
+        profile.note(limits);
+        profile.note(MeasuredLimits { read_bytes_per_s: 1.0, f32_ops_per_s: 0.25, ..limits });
         profile.save(&path).unwrap();
         let loaded = DeviceProfile::load(&path);
         assert_eq!(loaded.limits_at(3), Some(limits));

@@ -5,7 +5,11 @@
 #![forbid(unsafe_code)]
 
 mod commands;
+mod conversation;
+mod device;
+mod engine_args;
 mod output;
+mod speed_limit;
 mod store;
 
 use std::io;
@@ -13,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{completions, models, pull, rm};
+use commands::{bench, completions, inspect, models, perplexity, probe, pull, rm, run, tokenize};
 use store::Verbosity;
 
 /// What a command gives: nothing, or an error that is shown with its causes.
@@ -27,8 +31,10 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
     arg_required_else_help = true,
     after_help = "\
 Examples:
-  edgeward pull smollm2-135m                 fetch a model; from then on no network is needed
-  edgeward models                            what is here
+  edgeward run smollm2-135m \"Why is the sky blue?\"   fetches the model the first time
+  edgeward run smollm2-135m                           a chat
+  edgeward models --all                               what is here, and what could be
+  edgeward bench smollm2-135m                         how fast, and how near to this device's limit
 
 A MODEL is a name (see `edgeward models --all`), hf:org/repo, hf:org/repo/file.gguf, or a path.
 Models are kept in $EDGEWARD_HOME, or else in ~/.local/share/edgeward."
@@ -43,9 +49,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Run(run::Args),
     Pull(pull::Args),
     Models(models::Args),
     Rm(rm::Args),
+    Inspect(inspect::Args),
+    Tokenize(tokenize::Args),
+    Perplexity(perplexity::Args),
+    Bench(bench::Args),
+    Probe(probe::Args),
     Completions(completions::Args),
 }
 
@@ -53,9 +65,15 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let verbosity = if cli.quiet { Verbosity::Quiet } else { Verbosity::Normal };
     let outcome = match cli.command {
+        Command::Run(args) => run::run(&args, verbosity),
         Command::Pull(args) => pull::run(&args, verbosity),
         Command::Models(args) => models::run(&args),
         Command::Rm(args) => rm::run(&args, verbosity),
+        Command::Inspect(args) => inspect::run(&args, verbosity),
+        Command::Tokenize(args) => tokenize::run(&args, verbosity),
+        Command::Perplexity(args) => perplexity::run(&args, verbosity),
+        Command::Bench(args) => bench::run(&args, verbosity),
+        Command::Probe(args) => probe::run(&args, verbosity),
         Command::Completions(args) => completions::run(&args),
     };
     match outcome {

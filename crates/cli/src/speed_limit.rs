@@ -44,7 +44,8 @@ impl Demand {
                 }
             }
         }
-        let layer = KvShape { n_layers: 1, n_kv_heads: config.n_kv_heads, head_dim: config.head_dim, kv_type };
+        let layer =
+            KvShape { n_layers: 1, n_kv_heads: config.n_kv_heads, head_dim: config.head_dim, kv_type };
         let position_bytes = layer.page_bytes() as f64 / PAGE_LEN as f64;
         for layer_idx in 0..config.n_layers {
             let window = config.sliding_window.as_ref().filter(|_| config.is_windowed(layer_idx));
@@ -81,8 +82,12 @@ mod tests {
 
     #[test]
     fn limits_follow_from_bytes_and_operations() {
-        let demand =
-            Demand { weight_bytes: 90.0, int8_ops: 20.0, f32_ops: 1.0, layers: vec![(1.0, usize::MAX), (1.0, 4)] };
+        let demand = Demand {
+            weight_bytes: 90.0,
+            int8_ops: 20.0,
+            f32_ops: 1.0,
+            layers: vec![(1.0, usize::MAX), (1.0, 4)],
+        };
         // 0.3 s of arithmetic for a token; the weights take 0.09 s.
         assert!((demand.prefill_tokens_per_s(&LIMITS, 8) - 1.0 / 0.3).abs() < 1e-9);
         // Positions before: 6 and 7 in the first layer, 4 and 4 in the windowed one.

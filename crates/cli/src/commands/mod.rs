@@ -1,6 +1,12 @@
 //! The commands, one file each: its arguments, and the call of the library that does the work.
 
+pub mod bench;
 pub mod completions;
+pub mod inspect;
 pub mod models;
+pub mod perplexity;
+pub mod probe;
 pub mod pull;
 pub mod rm;
+pub mod run;
+pub mod tokenize;

@@ -7,6 +7,8 @@
 //! models/NAME/edgeward.json   where it came from, its licence, sizes and checksums
 //! partial/NAME/               a model on its way; kept after an interruption, to go on from
 //! locks/NAME.lock             held by whoever changes NAME
+//! device.json                 what this device can do, as `edgeward probe` measured it
+//! history.txt                 lines typed in chats
 //! ```
 //!
 //! Invariants: a folder appears below `models/` by one rename, when every file in it has the size and checksum that
@@ -174,6 +176,16 @@ impl Store {
         // Paths printed must mean the same elsewhere.
         let root = std::path::absolute(&root).map_err(StoreError::io("find", &root))?;
         Ok(Store { root, catalogue })
+    }
+
+    /// Where the profile of this device is kept.
+    pub fn profile_path(&self) -> PathBuf {
+        self.root.join("device.json")
+    }
+
+    /// Where the lines that were typed in chats are kept.
+    pub fn history_path(&self) -> PathBuf {
+        self.root.join("history.txt")
     }
 
     /// Everything that has a name here, and with `all` what the catalogue offers besides; by name.
