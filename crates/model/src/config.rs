@@ -1,6 +1,9 @@
 //! What the forward pass must know about a model, in the field's words, whatever file it came from.
 //!
-//! Every number here has been checked against the tensors' shapes by whoever built it (`gguf`, `huggingface`).
+//! Every number of a loaded model's configuration is within [`Config::check`]'s bounds and has been compared with the
+//! tensors' shapes ([`crate::Model::load`]).
+
+use crate::error::ConfigError;
 
 /// The model families whose forward pass the engine knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,9 +122,115 @@ pub struct Config {
     pub activation: Activation,
 }
 
+/// No model has more layers; a bound on what is allocated per layer.
+const MAX_LAYERS: usize = 4096;
+
+/// No model is wider, in any dimension but that of the vocabulary; far from overflow in products of two.
+const MAX_DIM: usize = 1 << 20;
+
+/// No vocabulary is larger.
+const MAX_VOCAB: usize = 1 << 24;
+
+/// No context is longer, tokens.
+const MAX_CONTEXT: usize = 1 << 27;
+
 impl Config {
     /// Whether layer `layer_idx` attends only to a window.
     pub fn is_windowed(&self, layer_idx: usize) -> bool {
         self.sliding_window.as_ref().is_some_and(|w| w.layer_is_windowed[layer_idx])
+    }
+
+    /// Checks every number against what the fields promise and against bounds that no real model exceeds.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`], [`ConfigError::Unsupported`] for a combination that the contract does not cover.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let invalid = |key: &str, expected| Err(ConfigError::Invalid { key: key.into(), expected });
+        if !(1..=MAX_LAYERS).contains(&self.n_layers) {
+            return invalid("the number of layers", "from 1 to 4096");
+        }
+        for (key, dim) in [
+            ("the hidden dimension", self.hidden_dim),
+            ("the feed-forward dimension", self.ffn_dim),
+            ("the number of heads", self.n_heads),
+            ("the number of key-value heads", self.n_kv_heads),
+            ("the dimension of a head", self.head_dim),
+            ("the dimension of all heads", self.n_heads.saturating_mul(self.head_dim)),
+        ] {
+            if !(1..=MAX_DIM).contains(&dim) {
+                return invalid(key, "from 1 to 1048576");
+            }
+        }
+        if !(1..=MAX_VOCAB).contains(&self.vocab_size) {
+            return invalid("the size of the vocabulary", "from 1 to 16777216");
+        }
+        if !(1..=MAX_CONTEXT).contains(&self.context_len) {
+            return invalid("the context length", "from 1 to 134217728");
+        }
+        if !self.n_heads.is_multiple_of(self.n_kv_heads) {
+            return invalid("the number of key-value heads", "a divisor of the number of heads");
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            return invalid("the dimension of a head", "even");
+        }
+        for (key, value) in [
+            ("the epsilon of the RMS norm", self.rms_norm_eps),
+            ("the base of the rotary frequencies", self.rope.theta),
+            ("the base of the local rotary frequencies", self.rope.theta_local),
+            ("the scale of attention", self.attn_scale),
+            ("the scale of the embedding", self.embed_scale),
+        ] {
+            if !(value.is_finite() && value > 0.0) {
+                return invalid(key, "a positive number");
+            }
+        }
+        self.rope.check(self.head_dim)?;
+        if let Some(window) = &self.sliding_window {
+            if window.window_len == 0 {
+                return invalid("the length of the sliding window", "at least 1");
+            }
+            if window.layer_is_windowed.len() != self.n_layers {
+                return invalid("the sliding window's pattern", "one truth value for each layer");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Rope {
+    fn check(&self, head_dim: usize) -> Result<(), ConfigError> {
+        let invalid = |key: &str, expected| Err(ConfigError::Invalid { key: key.into(), expected });
+        if !(2..=head_dim).contains(&self.rotary_dim) || !self.rotary_dim.is_multiple_of(2) {
+            return invalid("the rotary dimension", "even and at most that of a head");
+        }
+        let is_stretch = |factor: f32| factor.is_finite() && factor >= 1.0;
+        match &self.scaling {
+            RopeScaling::None => Ok(()),
+            RopeScaling::Linear { factor } if is_stretch(*factor) => Ok(()),
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context_len }
+                if is_stretch(*factor)
+                    && *low_freq_factor > 0.0
+                    && low_freq_factor < high_freq_factor
+                    && high_freq_factor.is_finite()
+                    && *original_context_len > 0 =>
+            {
+                Ok(())
+            }
+            RopeScaling::PerFrequency(divisors)
+                if divisors.len() == self.rotary_dim / 2
+                    && divisors.iter().all(|d| d.is_finite() && *d > 0.0) =>
+            {
+                Ok(())
+            }
+            _ => invalid("the rope scaling", "factors of at least 1 that fit the rotary dimension"),
+        }
+    }
+}
+
+impl SlidingWindow {
+    /// Every `period`-th layer global and the others windowed, as Gemma 3 has them; all windowed when `period` is 0.
+    pub(crate) fn pattern(n_layers: usize, period: usize) -> Vec<bool> {
+        // Not more than the bound that `Config::check` sets, whatever a hostile file claims.
+        (1..=n_layers.min(MAX_LAYERS)).map(|nth| period == 0 || !nth.is_multiple_of(period)).collect()
     }
 }

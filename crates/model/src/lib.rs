@@ -1,9 +1,23 @@
 //! Model files: GGUF and safetensors in and out, configuration, tokenizer, chat template.
 //!
-//! This crate does not know how a model is computed.
+//! [`Model::load`] opens a model, whatever its format: a [`Config`] in the field's words and [`Tensor`]s by their
+//! [`Slot`] in the network, viewed where the file is mapped. [`gguf`] reads and writes the format itself; [`Model::source`] leads
+//! to what the tokenizer and chat template are made from. This crate does not know how a model is computed.
 #![deny(unsafe_code)]
 
 pub mod chat;
 pub mod config;
+mod error;
+pub mod gguf;
+pub mod layout;
+pub mod mmap;
+mod model;
 pub mod tensor;
+mod text;
 pub mod tokenizer;
+
+pub use config::Config;
+pub use error::{ConfigError, LoadError};
+pub use model::{Model, Source};
+pub use tensor::{LayerSlot, Slot, Tensor};
+pub use text::TextError;
