@@ -1,2 +1,28 @@
 //! The forward pass: token ids in, token ids out. This crate knows neither text nor HTTP.
+//!
+//! - [`Engine`] holds a model's weights, ready to compute, and the threads.
+//! - A [`Sequence`] is what has been computed for one run of tokens; sequences with the same beginning share it.
+//! - [`Engine::prefill`] appends many tokens to one sequence, [`Engine::decode`] one token to each of many,
+//!   [`Engine::score`] gives the logits of every position.
+//! - A [`Sampler`] chooses tokens from logits; a [`Generator`] does all of it until a stop.
+//!
+//! Logits depend on a sequence's tokens alone: neither on how they were cut into calls, nor on the other sequences
+//! of a batch, nor on the number of threads or the instruction set.
 #![forbid(unsafe_code)]
+
+mod engine;
+mod error;
+mod generator;
+mod rope;
+mod sampler;
+mod sequence;
+mod weights;
+
+pub use edgeward_kernels::Isa;
+pub use edgeward_kernels::kv::KvType;
+
+pub use engine::{CancelToken, Engine, EngineOptions, Logits, Precision};
+pub use error::Error;
+pub use generator::{Generator, GeneratorOptions, StopReason};
+pub use sampler::{Sampled, Sampler, SamplerOptions, log_probability, top_log_probabilities};
+pub use sequence::Sequence;

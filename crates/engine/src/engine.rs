@@ -1,0 +1,528 @@
+//! The forward pass of a decoder-only transformer, for any mix of sequences.
+//!
+//! The four families differ in details that [`Config`] and the presence of tensors tell, so one pass serves all:
+//!
+//! ```text
+//! x = embedding[token] * embed_scale                                [n_tokens, hidden_dim]
+//! for each layer:
+//!     q, k, v = linear(rms_norm(x))                                 (+ bias: qwen2)
+//!     q, k = rope(q, k)                                             (of rms_norm(q), rms_norm(k): qwen3, gemma3)
+//!     a = o(attention(q, k, v))                                     (over a window: gemma3, mistral)
+//!     x = x + a                                                     (rms_norm(a): gemma3)
+//!     f = down(activation(gate(rms_norm(x))) * up(rms_norm(x)))
+//!     x = x + f                                                     (rms_norm(f): gemma3)
+//! logits = output(rms_norm(x))                                      [n_tokens, vocab_size]
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use edgeward_kernels::attention::{self, Heads, Prepare, Scratch, Segment};
+use edgeward_kernels::kv::{KvShape, KvType};
+use edgeward_kernels::math::{self, rms_norm};
+use edgeward_kernels::{Activations, Form, Isa, Linear, Mode, Pool, gated_linear, linear};
+use edgeward_model::Model;
+use edgeward_model::config::{Activation, Config, RopeLayout};
+
+use crate::error::Error;
+use crate::rope::RopeTable;
+use crate::sequence::Sequence;
+use crate::weights::{Layer, Weights};
+
+/// Tokens computed at once: enough to use each weight often, few enough that activations stay in the cache.
+const BATCH_TOKENS: usize = 256;
+/// Positions whose logits are computed at once when all are wanted: they take `vocab_size` floats each.
+const LOGITS_ROWS: usize = 32;
+
+/// How an engine is set up.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Threads, the caller's included.
+    pub n_threads: usize,
+    /// Element type of cached keys and values.
+    pub kv_type: KvType,
+    /// Positions of the longest sequence; 0 for the model's own context.
+    pub context_len: usize,
+    /// Instruction set; results do not depend on it.
+    pub isa: Isa,
+    /// How finely the inputs of quantised matrices are rounded.
+    pub precision: Precision,
+}
+
+/// How finely the inputs of quantised matrices are rounded: eight bits for each value cost the least, fifteen cost up
+/// to twice the time and leave no error to speak of.
+///
+/// Measured on SmolLM2 135M against float inputs, mean KL divergence on WikiText-2: see docs/benchmarks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// Eight bits everywhere.
+    Fast,
+    /// Fifteen bits where it matters most for its price, queries, keys, values and output; eight elsewhere.
+    #[default]
+    Balanced,
+    /// Fifteen bits everywhere.
+    Exact,
+}
+
+/// Forms of the inputs of the four groups of matrices.
+#[derive(Clone, Copy, Debug)]
+struct Forms {
+    qkv: Form,
+    o: Form,
+    ffn: Form,
+    output: Form,
+}
+
+impl Precision {
+    fn forms(self) -> Forms {
+        let all = |form| Forms { qkv: form, o: form, ffn: form, output: form };
+        match self {
+            Precision::Fast => all(Form::Int8),
+            Precision::Balanced => Forms { qkv: Form::Int16, output: Form::Int16, ..all(Form::Int8) },
+            Precision::Exact => all(Form::Int16),
+        }
+    }
+}
+
+impl Default for EngineOptions {
+    fn default() -> EngineOptions {
+        let n_threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        EngineOptions {
+            n_threads,
+            kv_type: KvType::F16,
+            context_len: 0,
+            isa: Isa::best(),
+            precision: Precision::Balanced,
+        }
+    }
+}
+
+/// Stops a computation from another thread, or a signal handler.
+#[derive(Clone, Debug, Default)]
+pub struct CancelToken(Arc<AtomicBool>);
+
+impl CancelToken {
+    /// A token that nobody has cancelled.
+    pub fn new() -> CancelToken {
+        CancelToken::default()
+    }
+    /// Asks for a stop, as soon as the present batch is computed.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+    /// Takes the request back.
+    pub fn reset(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+    /// Whether a stop was asked for.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Logits of some positions.
+#[derive(Clone, Debug)]
+pub struct Logits {
+    vocab_size: usize,
+    /// `[n_rows, vocab_size]`
+    data: Vec<f32>,
+}
+
+impl Logits {
+    /// Logits of one position, `[vocab_size]`.
+    pub fn row(&self, i: usize) -> &[f32] {
+        &self.data[i * self.vocab_size..][..self.vocab_size]
+    }
+    /// Positions.
+    pub fn n_rows(&self) -> usize {
+        self.data.len() / self.vocab_size
+    }
+    /// The logits of all positions, one after the other.
+    pub fn into_vec(self) -> Vec<f32> {
+        self.data
+    }
+}
+
+/// A model, ready to compute.
+pub struct Engine {
+    config: Config,
+    context_len: usize,
+    weights: Weights,
+    pool: Pool,
+    isa: Isa,
+    forms: Forms,
+    kv_shape: KvShape,
+    rope: RopeTable,
+    rope_local: RopeTable,
+    buffers: Buffers,
+}
+
+/// Memory of the forward pass, kept from call to call.
+#[derive(Default)]
+struct Buffers {
+    /// Residual stream, `[n_tokens, hidden_dim]`.
+    x: Vec<f32>,
+    /// Queries, keys and values, `[n_tokens, (n_heads + 2 * n_kv_heads) * head_dim]`.
+    qkv: Vec<f32>,
+    /// What is to be normed before it is added to `x`.
+    branch: Vec<f32>,
+    /// Normed `x`.
+    normed: Activations,
+    /// Attention's result, `[n_tokens, n_heads * head_dim]`.
+    attn: Activations,
+    /// Gated features, `[n_tokens, ffn_dim]`.
+    ffn: Activations,
+    /// Cosines and sines of each token's position.
+    angles: Vec<f32>,
+    angles_local: Vec<f32>,
+    scratch: Scratch,
+}
+
+/// New tokens of one sequence in a batch.
+type Item<'a, 'b> = (&'a mut Sequence, &'b [u32]);
+
+impl Engine {
+    /// Brings the model's weights into shape. Takes little more memory than the file: see [`crate`].
+    pub fn new(model: &Arc<Model>, options: EngineOptions) -> Result<Engine, Error> {
+        let config = model.config().clone();
+        if options.n_threads == 0 || options.n_threads > edgeward_kernels::pool::MAX_THREADS {
+            let most = edgeward_kernels::pool::MAX_THREADS;
+            return Err(Error::BadOption(format!("the number of threads must be 1 to {most}")));
+        }
+        if options.kv_type == KvType::Q8_0 && !config.head_dim.is_multiple_of(32) {
+            let dim = config.head_dim;
+            return Err(Error::BadOption(format!(
+                "keys and values of {dim} coordinates cannot be kept in q8_0: use f16"
+            )));
+        }
+        let mut pool = Pool::new(options.n_threads);
+        let weights = Weights::load(model, &mut pool)?;
+        let kv_shape = KvShape {
+            n_layers: config.n_layers,
+            n_kv_heads: config.n_kv_heads,
+            head_dim: config.head_dim,
+            kv_type: options.kv_type,
+        };
+        let context_len = match options.context_len {
+            0 => config.context_len,
+            len => len,
+        };
+        Ok(Engine {
+            rope: RopeTable::new(&config.rope, false),
+            rope_local: RopeTable::new(&config.rope, true),
+            config,
+            context_len,
+            weights,
+            pool,
+            isa: options.isa,
+            forms: options.precision.forms(),
+            kv_shape,
+            buffers: Buffers::default(),
+        })
+    }
+
+    /// The model's hyperparameters.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Positions of the longest sequence.
+    pub fn context_len(&self) -> usize {
+        self.context_len
+    }
+
+    /// Threads.
+    pub fn n_threads(&self) -> usize {
+        self.pool.n_threads()
+    }
+
+    /// Bytes of keys and values that a sequence of `n_tokens` takes.
+    pub fn kv_bytes(&self, n_tokens: usize) -> usize {
+        n_tokens.div_ceil(edgeward_kernels::kv::PAGE_LEN) * self.kv_shape.page_bytes()
+    }
+
+    /// An empty sequence for this engine.
+    pub fn new_sequence(&self) -> Sequence {
+        Sequence::new(self.kv_shape)
+    }
+
+    /// Appends `tokens` to a sequence; the logits after the last, `[vocab_size]`.
+    ///
+    /// # Errors
+    /// If a token or the length is out of range, the computation was cancelled (the sequence then holds what was
+    /// complete), or the model gave something that is not a number.
+    pub fn prefill(
+        &mut self,
+        sequence: &mut Sequence,
+        tokens: &[u32],
+        cancel: &CancelToken,
+    ) -> Result<Vec<f32>, Error> {
+        self.check(sequence, tokens)?;
+        let mut chunks = tokens.chunks(BATCH_TOKENS).peekable();
+        while let Some(chunk) = chunks.next() {
+            if cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            self.forward(&mut [(sequence, chunk)])?;
+            if chunks.peek().is_none() {
+                return Ok(self.logits_of(&[chunk.len() - 1])?.into_vec());
+            }
+        }
+        Err(Error::NoTokens)
+    }
+
+    /// Makes `sequence` hold exactly `tokens`, keeping what it has of them already; the logits after the last.
+    ///
+    /// # Errors
+    /// As [`Engine::prefill`].
+    pub fn prefill_to(
+        &mut self,
+        sequence: &mut Sequence,
+        tokens: &[u32],
+        cancel: &CancelToken,
+    ) -> Result<Vec<f32>, Error> {
+        // The last token is computed in any case: its logits are wanted.
+        let n_kept = sequence.common_prefix_len(tokens).min(tokens.len().saturating_sub(1));
+        sequence.truncate(n_kept);
+        self.prefill(sequence, &tokens[n_kept..], cancel)
+    }
+
+    /// Appends one token to each sequence of a batch; row i of the result are the logits after the i-th.
+    ///
+    /// # Errors
+    /// As [`Engine::prefill`].
+    pub fn decode(&mut self, batch: &mut [(&mut Sequence, u32)]) -> Result<Logits, Error> {
+        if batch.is_empty() {
+            return Err(Error::NoTokens);
+        }
+        for (sequence, token) in batch.iter() {
+            self.check(sequence, &[*token])?;
+        }
+        let mut data = Vec::with_capacity(batch.len() * self.config.vocab_size);
+        for batch in batch.chunks_mut(BATCH_TOKENS) {
+            let mut items: Vec<Item> = batch
+                .iter_mut()
+                .map(|(sequence, token)| (&mut **sequence, std::slice::from_ref(token)))
+                .collect();
+            let rows: Vec<usize> = (0..items.len()).collect();
+            self.forward(&mut items)?;
+            data.extend(self.logits_of(&rows)?.into_vec());
+        }
+        Ok(Logits { vocab_size: self.config.vocab_size, data })
+    }
+
+    /// Appends `tokens` to a sequence and hands the logits after each, from the `first`-th on, to `row` (called
+    /// with the index into `tokens` and the logits).
+    ///
+    /// # Errors
+    /// As [`Engine::prefill`].
+    pub fn score(
+        &mut self,
+        sequence: &mut Sequence,
+        tokens: &[u32],
+        first: usize,
+        cancel: &CancelToken,
+        mut row: impl FnMut(usize, &[f32]),
+    ) -> Result<(), Error> {
+        self.check(sequence, tokens)?;
+        for (i, chunk) in tokens.chunks(BATCH_TOKENS).enumerate() {
+            if cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            self.forward(&mut [(sequence, chunk)])?;
+            let start = i * BATCH_TOKENS;
+            let wanted: Vec<usize> = (0..chunk.len()).filter(|j| start + j >= first).collect();
+            for rows in wanted.chunks(LOGITS_ROWS) {
+                let logits = self.logits_of(rows)?;
+                rows.iter().enumerate().for_each(|(i, j)| row(start + j, logits.row(i)));
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, sequence: &Sequence, tokens: &[u32]) -> Result<(), Error> {
+        let vocab_size = self.config.vocab_size;
+        if tokens.is_empty() {
+            return Err(Error::NoTokens);
+        }
+        if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocab_size) {
+            return Err(Error::TokenOutOfRange { token, vocab_size });
+        }
+        if sequence.shape() != self.kv_shape {
+            return Err(Error::BadOption("the sequence belongs to another engine".to_owned()));
+        }
+        let needed = sequence.len() + tokens.len();
+        if needed > self.context_len {
+            return Err(Error::ContextFull { needed, context_len: self.context_len });
+        }
+        Ok(())
+    }
+
+    /// Runs all layers over a batch; leaves the residual stream of its tokens in `buffers.x`.
+    fn forward(&mut self, items: &mut [Item]) -> Result<(), Error> {
+        let b = &mut self.buffers;
+        let hidden_dim = self.config.hidden_dim;
+        let n_tokens = items.iter().map(|(_, tokens)| tokens.len()).sum();
+
+        b.x.resize(n_tokens * hidden_dim, 0.0);
+        let tokens = items.iter().flat_map(|(_, tokens)| tokens.iter());
+        for (row, &token) in b.x.chunks_exact_mut(hidden_dim).zip(tokens) {
+            self.weights.embedding.dequantize_row(token as usize, row);
+            if self.config.embed_scale != 1.0 {
+                row.iter_mut().for_each(|x| *x *= self.config.embed_scale);
+            }
+        }
+
+        b.angles.clear();
+        b.angles_local.clear();
+        let has_windows = self.config.sliding_window.is_some();
+        for (sequence, tokens) in items.iter_mut() {
+            let positions = sequence.len()..sequence.len() + tokens.len();
+            self.rope.extend(positions.clone(), &mut b.angles);
+            if has_windows {
+                self.rope_local.extend(positions, &mut b.angles_local);
+            }
+            sequence.reserve(tokens.len());
+        }
+        {
+            let mut segments: Vec<Segment> =
+                items.iter_mut().map(|(sequence, tokens)| sequence.segment(tokens.len())).collect();
+            for (i, layer) in self.weights.layers.iter().enumerate() {
+                let mut pass = LayerPass {
+                    config: &self.config,
+                    pool: &mut self.pool,
+                    isa: self.isa,
+                    forms: self.forms,
+                    layer_idx: i,
+                    layer,
+                    n_tokens,
+                    buffers: b,
+                };
+                pass.attention(&mut segments);
+                pass.feed_forward();
+            }
+        }
+        // An overflow anywhere has reached the residual stream by now, and must not be remembered.
+        if b.x.iter().any(|x| !x.is_finite()) {
+            items.iter_mut().for_each(|(sequence, _)| sequence.shrink());
+            return Err(Error::NotFinite);
+        }
+        items.iter_mut().for_each(|(sequence, tokens)| sequence.push(tokens));
+        Ok(())
+    }
+
+    /// Logits of some rows of the residual stream.
+    fn logits_of(&mut self, rows: &[usize]) -> Result<Logits, Error> {
+        let Config { hidden_dim, vocab_size, rms_norm_eps, .. } = self.config;
+        let Buffers { x, normed, .. } = &mut self.buffers;
+        let output = &self.weights.output;
+        let (isa, norm) = (self.isa, &self.weights.output_norm);
+        let form = form_for(&[output], self.forms.output);
+        normed.fill(&mut self.pool, isa, (rows.len(), hidden_dim), form, |i, row| {
+            rms_norm(isa, &x[rows[i] * hidden_dim..][..hidden_dim], norm, rms_norm_eps, row);
+        });
+        let mut data = vec![0.0; rows.len() * vocab_size];
+        linear(&mut self.pool, isa, &[output], normed, Mode::Store, &mut data);
+        if rows.iter().enumerate().any(|(i, _)| !data[i * vocab_size].is_finite()) {
+            return Err(Error::NotFinite);
+        }
+        Ok(Logits { vocab_size, data })
+    }
+}
+
+/// One layer's part of the forward pass.
+struct LayerPass<'a> {
+    config: &'a Config,
+    pool: &'a mut Pool,
+    isa: Isa,
+    forms: Forms,
+    layer_idx: usize,
+    layer: &'a Layer,
+    n_tokens: usize,
+    buffers: &'a mut Buffers,
+}
+
+impl LayerPass<'_> {
+    /// x += o(attention(rms_norm(x)))
+    fn attention(&mut self, segments: &mut [Segment]) {
+        let LayerPass { config, layer, isa, forms, layer_idx, .. } = *self;
+        let is_windowed = config.is_windowed(layer_idx);
+        let heads = Heads {
+            n_heads: config.n_heads,
+            n_kv_heads: config.n_kv_heads,
+            head_dim: config.head_dim,
+            window_len: config.sliding_window.as_ref().filter(|_| is_windowed).map(|w| w.window_len),
+        };
+        self.norm_input(&layer.attn_norm, form_for(&[&layer.q, &layer.k, &layer.v], forms.qkv));
+        let b = &mut *self.buffers;
+        b.qkv.resize(self.n_tokens * heads.row_len(), 0.0);
+        linear(self.pool, isa, &[&layer.q, &layer.k, &layer.v], &b.normed, Mode::Store, &mut b.qkv);
+        let prepare = Prepare {
+            norms: layer.qk_norms.as_ref().map(|(q, k)| (&q[..], &k[..], config.rms_norm_eps)),
+            angles: if is_windowed { &b.angles_local } else { &b.angles },
+            is_interleaved: config.rope.layout == RopeLayout::Interleaved,
+            scale: config.attn_scale,
+        };
+        attention::prepare(self.pool, isa, heads, prepare, &mut b.qkv);
+        attention::store(self.pool, layer_idx, heads, &b.qkv, segments);
+        let out = (form_for(&[&layer.o], forms.o), &mut b.attn);
+        attention::attend(self.pool, isa, layer_idx, heads, &b.qkv, segments, out, &mut b.scratch);
+        add_branch(self.pool, isa, config, &layer.o, &b.attn, &layer.post_attn_norm, &mut b.branch, &mut b.x);
+    }
+
+    /// x += down(activation(gate(rms_norm(x))) * up(rms_norm(x)))
+    fn feed_forward(&mut self) {
+        let LayerPass { config, layer, isa, forms, .. } = *self;
+        let activation = match config.activation {
+            Activation::Silu => math::Activation::Silu,
+            Activation::GeluTanh => math::Activation::GeluTanh,
+        };
+        self.norm_input(&layer.ffn_norm, form_for(&[&layer.gate, &layer.up], forms.ffn));
+        let b = &mut *self.buffers;
+        let form = form_for(&[&layer.down], forms.ffn);
+        gated_linear(self.pool, isa, (&layer.gate, &layer.up), activation, &b.normed, form, &mut b.ffn);
+        add_branch(
+            self.pool,
+            isa,
+            config,
+            &layer.down,
+            &b.ffn,
+            &layer.post_ffn_norm,
+            &mut b.branch,
+            &mut b.x,
+        );
+    }
+
+    /// normed = rms_norm(x)
+    fn norm_input(&mut self, weight: &[f32], form: Form) {
+        let Config { hidden_dim, rms_norm_eps, .. } = *self.config;
+        let (isa, b) = (self.isa, &mut *self.buffers);
+        b.normed.fill(self.pool, isa, (self.n_tokens, hidden_dim), form, |t, row| {
+            rms_norm(isa, &b.x[t * hidden_dim..][..hidden_dim], weight, rms_norm_eps, row);
+        });
+    }
+}
+
+/// The form in which maps get their common input: floats unless one is quantised.
+fn form_for(maps: &[&Linear], quantized: Form) -> Form {
+    if maps.iter().any(|map| map.matrix.is_quantized()) { quantized } else { Form::Float }
+}
+
+/// x += map(input), normed before it is added where the family does so.
+fn add_branch(
+    pool: &mut Pool,
+    isa: Isa,
+    config: &Config,
+    map: &Linear,
+    input: &Activations,
+    post_norm: &Option<Vec<f32>>,
+    branch: &mut Vec<f32>,
+    x: &mut [f32],
+) {
+    let Some(weight) = post_norm else {
+        return linear(pool, isa, &[map], input, Mode::Add, x);
+    };
+    branch.resize(x.len(), 0.0);
+    linear(pool, isa, &[map], input, Mode::Store, branch);
+    math::add_rms_norm(pool, isa, x, branch, weight, config.rms_norm_eps);
+}

@@ -1,0 +1,88 @@
+//! One sequence of tokens, and the keys and values that the model has computed for it.
+
+use std::sync::Arc;
+
+use edgeward_kernels::attention::Segment;
+use edgeward_kernels::kv::{KvPage, KvShape, PAGE_LEN};
+
+/// Tokens seen so far, with their keys and values.
+///
+/// Sequences share pages: [`Sequence::fork`] copies none, and whoever writes to a shared page first gets a copy.
+#[derive(Clone, Debug)]
+pub struct Sequence {
+    shape: KvShape,
+    tokens: Vec<u32>,
+    pages: Vec<Arc<KvPage>>,
+}
+
+impl Sequence {
+    pub(crate) fn new(shape: KvShape) -> Sequence {
+        Sequence { shape, tokens: Vec::new(), pages: Vec::new() }
+    }
+
+    /// Tokens.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Whether there is none yet.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// The tokens.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// A sequence that begins as this one, and shares its memory until either goes on.
+    pub fn fork(&self) -> Sequence {
+        self.clone()
+    }
+
+    /// Forgets all but the first `len` tokens.
+    pub fn truncate(&mut self, len: usize) {
+        self.tokens.truncate(len);
+        self.pages.truncate(self.tokens.len().div_ceil(PAGE_LEN));
+    }
+
+    /// How many of `tokens`, from the first, are this sequence's beginning.
+    pub fn common_prefix_len(&self, tokens: &[u32]) -> usize {
+        self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count()
+    }
+
+    /// Bytes of keys and values, shared ones included.
+    pub fn kv_bytes(&self) -> usize {
+        self.pages.len() * self.shape.page_bytes()
+    }
+
+    pub(crate) fn shape(&self) -> KvShape {
+        self.shape
+    }
+
+    /// Makes room for `n_tokens` more, in pages of its own from the first that will be written.
+    pub(crate) fn reserve(&mut self, n_tokens: usize) {
+        let n_pages = (self.len() + n_tokens).div_ceil(PAGE_LEN);
+        while self.pages.len() < n_pages {
+            self.pages.push(Arc::new(KvPage::new(self.shape)));
+        }
+        for page in &mut self.pages[self.tokens.len() / PAGE_LEN..] {
+            Arc::make_mut(page);
+        }
+    }
+
+    /// The view that the kernels work on; room must have been made.
+    pub(crate) fn segment(&mut self, n_tokens: usize) -> Segment<'_> {
+        Segment { first_pos: self.tokens.len(), pages: &mut self.pages, n_tokens }
+    }
+
+    /// The keys and values of these tokens are in the pages.
+    pub(crate) fn push(&mut self, tokens: &[u32]) {
+        self.tokens.extend_from_slice(tokens);
+    }
+
+    /// Gives back pages that were reserved and not used.
+    pub(crate) fn shrink(&mut self) {
+        self.truncate(self.len());
+    }
+}

@@ -1,0 +1,749 @@
+//! Attention over pages of keys and values.
+//!
+//! Positions are taken in chunks of [`CHUNK`]; a chunk's scores, weights and weighted values are computed together,
+//! then merged into the running result (the online softmax of Milakov and Gimelshein 2018, arXiv:1805.02867, as in
+//! FlashAttention). All query heads that share a key-value head are served by one pass over its keys and values.
+//!
+//! One token attends with its chunks spread over the threads, and whoever finishes last merges them in order; many
+//! tokens attend block by block, each going through its chunks. The arithmetic is the same: a chunk's result and the
+//! order of merging depend only on positions, so neither the number of threads nor the other tokens of a batch
+//! change a bit.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::acts::{BLOCK, Form};
+use crate::isa::{Isa, Kernel, LANES, Simd};
+use crate::kv::{FloatSource, KvPage, KvShape, KvSource, KvType, PAGE_LEN, WidePage};
+use crate::linear::{Activations, Rows, for_each_token};
+use crate::math::{self, PrepareHead};
+use crate::pool::{PerThread, Pool};
+
+/// Positions whose weights are normalised together: two pages.
+const CHUNK: usize = 2 * PAGE_LEN;
+/// Tokens of a sequence that attend in one piece of work.
+const TOKENS_PER_PIECE: usize = 32;
+/// From this many query rows on, pages are widened to `f32` once and then read many times.
+const WIDEN_ROWS: usize = 8;
+
+/// Heads of an attention layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key-value heads; divides `n_heads`.
+    pub n_kv_heads: usize,
+    /// Coordinates of each.
+    pub head_dim: usize,
+    /// A position attends to itself and the `window_len - 1` before it; `None` for all before it.
+    pub window_len: Option<usize>,
+}
+
+impl Heads {
+    /// Values in a row of queries, keys and values.
+    pub fn row_len(&self) -> usize {
+        (self.n_heads + 2 * self.n_kv_heads) * self.head_dim
+    }
+    /// Query heads that share a key-value head.
+    fn group_len(&self) -> usize {
+        self.n_heads / self.n_kv_heads
+    }
+    /// Positions that position `pos` attends to.
+    fn visible(&self, pos: usize) -> Range<usize> {
+        self.window_len.map_or(0, |len| (pos + 1).saturating_sub(len))..pos + 1
+    }
+}
+
+/// What happens to queries and keys before they meet.
+#[derive(Clone, Copy, Debug)]
+pub struct Prepare<'a> {
+    /// RMS norm weights of each query head and each key head, and epsilon.
+    pub norms: Option<(&'a [f32], &'a [f32], f32)>,
+    /// For each token of the batch, cosines then sines of its position: `[n_tokens][2][rotary_dim / 2]`.
+    pub angles: &'a [f32],
+    /// Pairs are neighbours (the paper's layout), not half a head apart.
+    pub is_interleaved: bool,
+    /// Multiplies the queries.
+    pub scale: f32,
+}
+
+/// Norms and turns the queries and keys in the rows of `qkv`, `[n_tokens][queries | keys | values]`.
+pub fn prepare(pool: &mut Pool, isa: Isa, heads: Heads, prepare: Prepare, qkv: &mut [f32]) {
+    let row_len = heads.row_len();
+    let n_tokens = qkv.len() / row_len;
+    let angles_len = prepare.angles.len() / n_tokens.max(1);
+    let rows = Rows::new(qkv, row_len);
+    for_each_token(pool, n_tokens, |token| {
+        // SAFETY: each row is touched by one piece.
+        let row = unsafe { rows.row_mut(token, 0, (heads.n_heads + heads.n_kv_heads) * heads.head_dim) };
+        for (i, head) in row.chunks_exact_mut(heads.head_dim).enumerate() {
+            let is_query = i < heads.n_heads;
+            isa.run(PrepareHead {
+                head,
+                norm: prepare.norms.map(|(q, k, eps)| (if is_query { q } else { k }, eps)),
+                angles: &prepare.angles[token * angles_len..][..angles_len],
+                is_interleaved: prepare.is_interleaved,
+                scale: if is_query { prepare.scale } else { 1.0 },
+            });
+        }
+    });
+}
+
+/// The new tokens of one sequence in a batch, and where its past is.
+#[derive(Debug)]
+pub struct Segment<'a> {
+    /// Pages of the sequence, with room for the new tokens.
+    pub pages: &'a mut [Arc<KvPage>],
+    /// Position of its first new token.
+    pub first_pos: usize,
+    /// New tokens; they follow each other in the batch, after those of the segments before.
+    pub n_tokens: usize,
+}
+
+/// Stores the keys and values of a batch, `[n_tokens][queries | keys | values]`, in the pages.
+///
+/// # Panics
+/// If a page that is written is shared.
+pub fn store(pool: &mut Pool, layer: usize, heads: Heads, qkv: &[f32], segments: &mut [Segment]) {
+    struct Job<'a> {
+        page: *mut KvPage,
+        slots: Range<usize>,
+        rows: &'a [f32],
+    }
+    // SAFETY: the page is borrowed exclusively, by one job alone.
+    unsafe impl Sync for Job<'_> {}
+
+    let row_len = heads.row_len();
+    let mut jobs = Vec::new();
+    let mut rows = qkv;
+    for segment in segments {
+        let end = segment.first_pos + segment.n_tokens;
+        for (i, page) in segment.pages.iter_mut().enumerate().skip(segment.first_pos / PAGE_LEN) {
+            let slots = segment.first_pos.max(i * PAGE_LEN)..end.min((i + 1) * PAGE_LEN);
+            if slots.is_empty() {
+                break;
+            }
+            let (now, later) = rows.split_at(slots.len() * row_len);
+            rows = later;
+            let page = Arc::get_mut(page).expect("pages that are written belong to one sequence");
+            jobs.push(Job { page, slots: slots.start - i * PAGE_LEN..slots.end - i * PAGE_LEN, rows: now });
+        }
+    }
+    let (q_len, kv_len) = (heads.n_heads * heads.head_dim, heads.n_kv_heads * heads.head_dim);
+    pool.run(jobs.len(), |_, i| {
+        let job = &jobs[i];
+        // SAFETY: see `Job`.
+        let page = unsafe { &mut *job.page };
+        for (slot, row) in job.slots.clone().zip(job.rows.chunks_exact(row_len)) {
+            let (keys, values) = row[q_len..].split_at(kv_len);
+            let both = keys.chunks_exact(heads.head_dim).zip(values.chunks_exact(heads.head_dim));
+            for (head, (key, value)) in both.enumerate() {
+                page.store((layer, head), slot, key, value);
+            }
+        }
+    });
+}
+
+/// Memory for [`attend`], kept from call to call.
+#[derive(Default)]
+pub struct Scratch {
+    workers: Option<PerThread<WorkerScratch>>,
+    /// Results of single chunks that wait to be merged.
+    partials: Vec<f32>,
+}
+
+#[derive(Default)]
+struct WorkerScratch {
+    /// `[n_rows][CHUNK]`: scores, then weights.
+    scores: Vec<f32>,
+    /// Of the chunk, and of all chunks so far.
+    chunk: Vec<f32>,
+    total: Vec<f32>,
+    wide: [WidePage; 2],
+}
+
+/// The state of the online softmax of one query row: the largest score, the sum of weights, padding to a vector, then
+/// the weighted sum of values, padded to vectors.
+struct State;
+
+impl State {
+    fn row_len(heads: Heads) -> usize {
+        heads.head_dim.next_multiple_of(LANES) + LANES
+    }
+}
+
+/// One piece of work.
+#[derive(Clone)]
+struct Item {
+    segment: usize,
+    kv_head: usize,
+    /// Tokens of the segment.
+    tokens: Range<usize>,
+    chunks: Range<usize>,
+    /// For a single chunk of a token: which partial result, and which counter.
+    partial: Option<(usize, usize)>,
+}
+
+/// For every token of a batch, the weighted sum of the values that it attends to; `out` gets
+/// `[n_tokens][n_heads * head_dim]`, in the form that is asked for.
+pub fn attend(
+    pool: &mut Pool,
+    isa: Isa,
+    layer: usize,
+    heads: Heads,
+    qkv: &[f32],
+    segments: &[Segment],
+    (form, out): (Form, &mut Activations),
+    scratch: &mut Scratch,
+) {
+    let group_len = heads.group_len();
+    let n_tokens: usize = segments.iter().map(|segment| segment.n_tokens).sum();
+    let (items, n_partials, counters) = plan(heads, segments);
+    let partial_len = group_len * State::row_len(heads);
+    scratch.partials.resize(n_partials * partial_len, 0.0);
+    if scratch.workers.as_ref().is_none_or(|workers| workers.len() < pool.n_threads()) {
+        scratch.workers = Some(PerThread::new(pool.n_threads()));
+    }
+    let workers = scratch.workers.as_ref().expect("just made");
+    let partials = Rows::new(&mut scratch.partials, partial_len);
+
+    out.resize(n_tokens, heads.n_heads * heads.head_dim, form);
+    // A key-value head's share of a row is quantised by whoever completes it, if it is whole blocks.
+    let quantizes_parts = form != Form::Float && (group_len * heads.head_dim).is_multiple_of(BLOCK);
+    let first_tokens: Vec<usize> = segments
+        .iter()
+        .scan(0, |sum, segment| {
+            *sum += segment.n_tokens;
+            Some(*sum - segment.n_tokens)
+        })
+        .collect();
+    {
+        let parts = out.parts();
+        pool.run(items.len(), |thread, i| {
+            let item = &items[i];
+            let segment = &segments[item.segment];
+            // SAFETY: this thread's own.
+            let worker = unsafe { workers.get(thread) };
+            let first_token = first_tokens[item.segment] + item.tokens.start;
+            let mut work = Work {
+                heads,
+                layer,
+                kv_head: item.kv_head,
+                pages: segment.pages,
+                first_pos: segment.first_pos + item.tokens.start,
+                n_tokens: item.tokens.len(),
+                qkv: &qkv[first_token * heads.row_len()..],
+                worker,
+            };
+            let finish = |state: &[f32]| {
+                for token in 0..item.tokens.len() {
+                    let rows = &state[token * partial_len..][..partial_len];
+                    let from = item.kv_head * group_len * heads.head_dim;
+                    // SAFETY: this token's share of this head is written by this item alone.
+                    unsafe {
+                        let out = parts.part_mut(first_token + token, from, group_len * heads.head_dim);
+                        isa.run(Finish { heads, rows, out });
+                        if quantizes_parts {
+                            parts.quantize(isa, first_token + token, from, group_len * heads.head_dim);
+                        }
+                    }
+                }
+            };
+            isa.run(Attend { work: &mut work, chunks: item.chunks.clone() });
+            match item.partial {
+                None => finish(&work.worker.total),
+                Some((partial, counter)) => {
+                    // SAFETY: the partial result is this item's until the counter says that all are there.
+                    unsafe { partials.row_mut(partial, 0, partial_len) }.copy_from_slice(&work.worker.total);
+                    let counter = &counters[counter];
+                    let n_done = counter.n_done.fetch_add(1, Ordering::AcqRel) + 1;
+                    if n_done == counter.n_chunks {
+                        let total = &mut work.worker.total;
+                        for i in 0..counter.n_chunks as usize {
+                            // SAFETY: all of them are complete, and nobody writes them any more.
+                            let part = unsafe { partials.row_mut(counter.first_partial + i, 0, partial_len) };
+                            if i == 0 {
+                                total.copy_from_slice(part);
+                            } else {
+                                isa.run(Merge { heads, total, part });
+                            }
+                        }
+                        finish(total);
+                    }
+                }
+            }
+        });
+    }
+    if form != Form::Float && !quantizes_parts {
+        let parts = out.parts();
+        for_each_token(pool, n_tokens, |token| {
+            // SAFETY: each token's blocks are touched by one piece.
+            unsafe { parts.quantize(isa, token, 0, heads.n_heads * heads.head_dim) };
+        });
+    }
+}
+
+struct Counter {
+    n_done: AtomicU32,
+    n_chunks: u32,
+    first_partial: usize,
+}
+
+/// Cuts a batch into pieces: single tokens by chunks, many tokens by blocks of tokens, the longest first.
+fn plan(heads: Heads, segments: &[Segment]) -> (Vec<Item>, usize, Vec<Counter>) {
+    let mut items = Vec::new();
+    let mut counters: Vec<Counter> = Vec::new();
+    let mut n_partials = 0;
+    for (i, segment) in segments.iter().enumerate() {
+        for kv_head in 0..heads.n_kv_heads {
+            if segment.n_tokens == 1 {
+                let visible = heads.visible(segment.first_pos);
+                let chunks = visible.start / CHUNK..visible.end.div_ceil(CHUNK);
+                if chunks.len() == 1 {
+                    items.push(Item { segment: i, kv_head, tokens: 0..1, chunks, partial: None });
+                    continue;
+                }
+                for chunk in chunks.clone() {
+                    let partial = Some((n_partials + chunk - chunks.start, counters.len()));
+                    items.push(Item { segment: i, kv_head, tokens: 0..1, chunks: chunk..chunk + 1, partial });
+                }
+                let n_chunks = chunks.len() as u32;
+                counters.push(Counter { n_done: AtomicU32::new(0), n_chunks, first_partial: n_partials });
+                n_partials += chunks.len();
+            } else {
+                for first in (0..segment.n_tokens).step_by(TOKENS_PER_PIECE) {
+                    let tokens = first..segment.n_tokens.min(first + TOKENS_PER_PIECE);
+                    let start = heads.visible(segment.first_pos + tokens.start).start;
+                    let end = segment.first_pos + tokens.end;
+                    let chunks = start / CHUNK..end.div_ceil(CHUNK);
+                    items.push(Item { segment: i, kv_head, tokens, chunks, partial: None });
+                }
+            }
+        }
+    }
+    items.sort_by_key(|item| std::cmp::Reverse(item.tokens.len() * item.chunks.len()));
+    (items, n_partials, counters)
+}
+
+/// Some tokens of one sequence at one key-value head.
+struct Work<'a> {
+    heads: Heads,
+    layer: usize,
+    kv_head: usize,
+    pages: &'a [Arc<KvPage>],
+    /// Of the first token.
+    first_pos: usize,
+    n_tokens: usize,
+    /// From the first token's row on.
+    qkv: &'a [f32],
+    worker: &'a mut WorkerScratch,
+}
+
+/// Attends over `chunks`; the state is left in `work.worker.total`.
+struct Attend<'a, 'w> {
+    work: &'a mut Work<'w>,
+    chunks: Range<usize>,
+}
+
+impl Kernel for Attend<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let work = self.work;
+        let heads = work.heads;
+        let n_rows = work.n_tokens * heads.group_len();
+        let row_len = State::row_len(heads);
+        let WorkerScratch { scores, chunk: part, total, wide } = &mut *work.worker;
+        scores.resize(n_rows * CHUNK, 0.0);
+        part.resize(n_rows * row_len, 0.0);
+        total.resize(n_rows * row_len, 0.0);
+        let first_chunk = self.chunks.start;
+        for chunk in self.chunks {
+            let first_pos = chunk * CHUNK;
+            let n_pos = (work.first_pos + work.n_tokens).min(first_pos + CHUNK) - first_pos;
+            let into = if chunk == first_chunk { &mut *total } else { &mut *part };
+            let mut kernel = ChunkKernel {
+                heads,
+                qkv: work.qkv,
+                kv_head: work.kv_head,
+                n_rows,
+                n_pos,
+                first_query: work.first_pos,
+                first_pos,
+                scores,
+                state: into,
+            };
+            let pages = &work.pages[first_pos / PAGE_LEN..];
+            // The second page, if the chunk has got that far.
+            let second = (n_pos - 1) / PAGE_LEN;
+            let pages = [&pages[0], &pages[second]].map(|page| page.head(work.layer, work.kv_head));
+            let [a, b] = &pages;
+            let shape = a.shape;
+            // SAFETY: the sources are of pages that hold `n_pos` positions.
+            unsafe {
+                match (shape.kv_type, n_rows < WIDEN_ROWS) {
+                    (KvType::F16, true) => kernel.run(s, [a.half_source(), b.half_source()]),
+                    (KvType::Q8_0, true) => kernel.run(s, [a.byte_source(), b.byte_source()]),
+                    (KvType::F16, false) => {
+                        let sources = [a.half_source(), b.half_source()];
+                        kernel.run(s, widen(s, sources, shape, n_pos, wide));
+                    }
+                    (KvType::Q8_0, false) => {
+                        let sources = [a.byte_source(), b.byte_source()];
+                        kernel.run(s, widen(s, sources, shape, n_pos, wide));
+                    }
+                }
+            }
+            if chunk != first_chunk {
+                merge(s, heads, total, part);
+            }
+        }
+    }
+}
+
+/// Copies of the pages of a chunk of `n_pos` positions, widened to `f32`.
+///
+/// # Safety
+/// The sources are of pages of this shape.
+#[inline(always)]
+unsafe fn widen<S: Simd, K: KvSource>(
+    s: S,
+    sources: [K; 2],
+    shape: KvShape,
+    n_pos: usize,
+    wide: &mut [WidePage; 2],
+) -> [FloatSource; 2] {
+    let [a, b] = wide;
+    // SAFETY: the caller's.
+    unsafe {
+        let first = a.widen(s, sources[0], shape, n_pos.min(PAGE_LEN).div_ceil(LANES));
+        if n_pos <= PAGE_LEN {
+            return [first; 2];
+        }
+        [first, b.widen(s, sources[1], shape, (n_pos - PAGE_LEN).div_ceil(LANES))]
+    }
+}
+
+/// Some query rows against one chunk.
+struct ChunkKernel<'a> {
+    heads: Heads,
+    /// From the first token's row on.
+    qkv: &'a [f32],
+    kv_head: usize,
+    /// Row `token * group_len + i` is query head `kv_head * group_len + i` of `token`.
+    n_rows: usize,
+    /// Positions of the chunk that any row may see.
+    n_pos: usize,
+    /// Position of the first token.
+    first_query: usize,
+    /// Position at which the chunk begins.
+    first_pos: usize,
+    /// `[n_rows][CHUNK]`
+    scores: &'a mut [f32],
+    /// `[n_rows]` of [`State`].
+    state: &'a mut [f32],
+}
+
+impl ChunkKernel<'_> {
+    /// # Safety
+    /// `sources` are the chunk's two pages, with `n_pos` positions.
+    #[inline(always)]
+    unsafe fn run<S: Simd, K: KvSource>(&mut self, s: S, sources: [K; 2]) {
+        let row_len = State::row_len(self.heads);
+        // SAFETY: the caller's; blocks and positions are below `n_pos`, rounded up to a block.
+        unsafe {
+            for (page, source) in sources.into_iter().enumerate() {
+                let n_pos = self.n_pos.saturating_sub(page * PAGE_LEN).min(PAGE_LEN);
+                let n_blocks = n_pos.div_ceil(LANES);
+                let mut block = 0;
+                while block < n_blocks {
+                    let at = page * PAGE_LEN + block * LANES;
+                    if S::SCORE_BLOCKS >= 4 && n_blocks - block >= 4 {
+                        self.scores_of::<S, K, 4>(s, source, block, at);
+                        block += 4;
+                    } else if S::SCORE_BLOCKS >= 2 && n_blocks - block >= 2 {
+                        self.scores_of::<S, K, 2>(s, source, block, at);
+                        block += 2;
+                    } else {
+                        self.scores_of::<S, K, 1>(s, source, block, at);
+                        block += 1;
+                    }
+                }
+            }
+            for row in 0..self.n_rows {
+                let visible = self.heads.visible(self.first_query + row / self.heads.group_len());
+                let local = |pos: usize| pos.saturating_sub(self.first_pos).min(self.n_pos);
+                let scores = &mut self.scores[row * CHUNK..][..CHUNK];
+                let state = &mut self.state[row * row_len..][..row_len];
+                (state[0], state[1]) = softmax(s, scores, local(visible.start)..local(visible.end));
+                state[LANES..].fill(0.0);
+            }
+            for (page, source) in sources.into_iter().enumerate() {
+                let n_pos = self.n_pos.saturating_sub(page * PAGE_LEN).min(PAGE_LEN);
+                let n_parts = self.heads.head_dim.div_ceil(LANES);
+                let mut part = 0;
+                while n_pos > 0 && part < n_parts {
+                    if S::SCORE_BLOCKS >= 4 && n_parts - part >= 4 {
+                        self.values_of::<S, K, 4>(s, source, page, n_pos, part);
+                        part += 4;
+                    } else if S::SCORE_BLOCKS >= 2 && n_parts - part >= 2 {
+                        self.values_of::<S, K, 2>(s, source, page, n_pos, part);
+                        part += 2;
+                    } else {
+                        self.values_of::<S, K, 1>(s, source, page, n_pos, part);
+                        part += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Scores of all rows with `B` blocks of sixteen keys, to column `at` of the scores.
+    ///
+    /// # Safety
+    /// The source has these blocks.
+    #[inline(always)]
+    unsafe fn scores_of<S: Simd, K: KvSource, const B: usize>(
+        &mut self,
+        s: S,
+        source: K,
+        block: usize,
+        at: usize,
+    ) {
+        let mut row = 0;
+        // SAFETY: the caller's; rows are below `n_rows`.
+        unsafe {
+            while row < self.n_rows {
+                match self.n_rows - row {
+                    6.. => row += self.scores_tile::<S, K, B, 6>(s, source, block, at, row),
+                    4.. => row += self.scores_tile::<S, K, B, 4>(s, source, block, at, row),
+                    3 => row += self.scores_tile::<S, K, B, 3>(s, source, block, at, row),
+                    2 => row += self.scores_tile::<S, K, B, 2>(s, source, block, at, row),
+                    _ => row += self.scores_tile::<S, K, B, 1>(s, source, block, at, row),
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Self::scores_of`], and there are `R` rows from `row`.
+    #[inline(always)]
+    unsafe fn scores_tile<S: Simd, K: KvSource, const B: usize, const R: usize>(
+        &mut self,
+        s: S,
+        source: K,
+        block: usize,
+        at: usize,
+        row: usize,
+    ) -> usize {
+        let queries: [*const f32; R] = std::array::from_fn(|r| self.query(row + r).as_ptr());
+        let mut sums = [[s.splat(0.0); B]; R];
+        // SAFETY: the caller's; every query has `head_dim` values.
+        unsafe {
+            for dim in 0..self.heads.head_dim {
+                let mut keys = [s.splat(0.0); B];
+                for b in 0..B {
+                    keys[b] = source.key(s, block + b, dim);
+                }
+                for r in 0..R {
+                    let q = s.splat(*queries[r].add(dim));
+                    for b in 0..B {
+                        sums[r][b] = s.fma(q, keys[b], sums[r][b]);
+                    }
+                }
+            }
+            for r in 0..R {
+                for b in 0..B {
+                    let out = &mut self.scores[(row + r) * CHUNK + at + b * LANES..][..LANES];
+                    s.store(out.as_mut_ptr(), sums[r][b]);
+                }
+            }
+        }
+        R
+    }
+
+    /// Adds the weighted values of a page to all rows, `C` vectors of coordinates from `part`.
+    ///
+    /// # Safety
+    /// The source has these positions and coordinates.
+    #[inline(always)]
+    unsafe fn values_of<S: Simd, K: KvSource, const C: usize>(
+        &mut self,
+        s: S,
+        source: K,
+        page: usize,
+        n_pos: usize,
+        part: usize,
+    ) {
+        let mut row = 0;
+        // SAFETY: the caller's; rows are below `n_rows`.
+        unsafe {
+            while row < self.n_rows {
+                match self.n_rows - row {
+                    6.. => row += self.values_tile::<S, K, C, 6>(s, source, page, n_pos, part, row),
+                    4.. => row += self.values_tile::<S, K, C, 4>(s, source, page, n_pos, part, row),
+                    3 => row += self.values_tile::<S, K, C, 3>(s, source, page, n_pos, part, row),
+                    2 => row += self.values_tile::<S, K, C, 2>(s, source, page, n_pos, part, row),
+                    _ => row += self.values_tile::<S, K, C, 1>(s, source, page, n_pos, part, row),
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Self::values_of`], and there are `R` rows from `row`.
+    #[inline(always)]
+    unsafe fn values_tile<S: Simd, K: KvSource, const C: usize, const R: usize>(
+        &mut self,
+        s: S,
+        source: K,
+        page: usize,
+        n_pos: usize,
+        part: usize,
+        row: usize,
+    ) -> usize {
+        let row_len = State::row_len(self.heads);
+        // SAFETY: the caller's; the state has a row for each query row.
+        unsafe {
+            let weights = self.scores[row * CHUNK + page * PAGE_LEN..][..(R - 1) * CHUNK + n_pos].as_ptr();
+            let end = (R - 1) * row_len + C * LANES;
+            let out = self.state[row * row_len + LANES + part * LANES..][..end].as_mut_ptr();
+            let mut sums = [[s.splat(0.0); C]; R];
+            for r in 0..R {
+                for c in 0..C {
+                    sums[r][c] = s.load(out.add(r * row_len + c * LANES));
+                }
+            }
+            for pos in 0..n_pos {
+                let mut values = [s.splat(0.0); C];
+                for c in 0..C {
+                    values[c] = source.value(s, pos, part + c);
+                }
+                for r in 0..R {
+                    let weight = s.splat(*weights.add(r * CHUNK + pos));
+                    for c in 0..C {
+                        sums[r][c] = s.fma(weight, values[c], sums[r][c]);
+                    }
+                }
+            }
+            for r in 0..R {
+                for c in 0..C {
+                    s.store(out.add(r * row_len + c * LANES), sums[r][c]);
+                }
+            }
+        }
+        R
+    }
+
+    #[inline(always)]
+    fn query(&self, row: usize) -> &[f32] {
+        let (token, i) = (row / self.heads.group_len(), row % self.heads.group_len());
+        let head = self.kv_head * self.heads.group_len() + i;
+        &self.qkv[token * self.heads.row_len() + head * self.heads.head_dim..][..self.heads.head_dim]
+    }
+}
+
+/// Scores to weights, e^(score - largest), within `visible`; zeros elsewhere. The largest score and the sum of
+/// weights; minus infinity and zero if nothing is visible.
+#[inline(always)]
+fn softmax<S: Simd>(s: S, scores: &mut [f32], visible: Range<usize>) -> (f32, f32) {
+    scores[..visible.start].fill(f32::NEG_INFINITY);
+    scores[visible.end..].fill(f32::NEG_INFINITY);
+    let mut max = s.splat(f32::NEG_INFINITY);
+    for block in scores.as_chunks::<LANES>().0 {
+        // SAFETY: sixteen values are readable.
+        max = s.max(max, unsafe { s.load(block.as_ptr()) });
+    }
+    let max = s.reduce_max(max);
+    if visible.is_empty() {
+        scores.fill(0.0);
+        return (f32::NEG_INFINITY, 0.0);
+    }
+    for block in scores.as_chunks_mut::<LANES>().0 {
+        // SAFETY: as above.
+        unsafe {
+            let x = s.sub(s.load(block.as_ptr()), s.splat(max));
+            s.store(block.as_mut_ptr(), math::exp(s, x));
+        }
+    }
+    scores[..visible.start].fill(0.0);
+    scores[visible.end..].fill(0.0);
+    let mut sum = s.splat(0.0);
+    for block in scores.as_chunks::<LANES>().0 {
+        // SAFETY: as above.
+        sum = s.add(sum, unsafe { s.load(block.as_ptr()) });
+    }
+    (max, s.reduce_add(sum))
+}
+
+struct Merge<'a> {
+    heads: Heads,
+    total: &'a mut [f32],
+    part: &'a [f32],
+}
+
+impl Kernel for Merge<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        merge(s, self.heads, self.total, self.part);
+    }
+}
+
+/// Merges the states of `part`, a later chunk, into those of `total`, row by row.
+#[inline(always)]
+fn merge<S: Simd>(s: S, heads: Heads, total: &mut [f32], part: &[f32]) {
+    let row_len = State::row_len(heads);
+    for (total, part) in total.chunks_exact_mut(row_len).zip(part.chunks_exact(row_len)) {
+        if part[1] == 0.0 {
+            continue;
+        }
+        if total[1] == 0.0 {
+            total.copy_from_slice(part);
+            continue;
+        }
+        let max = total[0].max(part[0]);
+        let a = math::exp(s, s.splat(total[0] - max));
+        let b = math::exp(s, s.splat(part[0] - max));
+        // The first vector holds the largest score and the sum; the sum is merged as the values are.
+        for at in (0..row_len).step_by(LANES) {
+            // SAFETY: rows are whole vectors.
+            unsafe {
+                let scaled = s.mul(s.load(total.as_ptr().add(at)), a);
+                s.store(total.as_mut_ptr().add(at), s.fma(s.load(part.as_ptr().add(at)), b, scaled));
+            }
+        }
+        total[0] = max;
+    }
+}
+
+/// Divides the weighted sums of one token's rows by the sums of weights.
+struct Finish<'a> {
+    heads: Heads,
+    rows: &'a [f32],
+    /// `[group_len][head_dim]`
+    out: &'a mut [f32],
+}
+
+impl Kernel for Finish<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let dim = self.heads.head_dim;
+        let rows = self.rows.chunks_exact(State::row_len(self.heads));
+        for (row, out) in rows.zip(self.out.chunks_exact_mut(dim)) {
+            let inverse = s.splat(1.0 / row[1]);
+            for (values, out) in row[LANES..].as_chunks::<LANES>().0.iter().zip(out.chunks_mut(LANES)) {
+                let mut scaled = [0.0; LANES];
+                // SAFETY: both hold sixteen values.
+                unsafe { s.store(scaled.as_mut_ptr(), s.mul(s.load(values.as_ptr()), inverse)) };
+                let n = out.len();
+                out.copy_from_slice(&scaled[..n]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

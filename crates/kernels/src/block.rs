@@ -1,0 +1,265 @@
+//! What the bytes of a quantised block mean.
+//!
+//! Layouts are ggml's (`ggml-common.h`: `block_q4_0` ... `block_iq4_xs`; `dequantize_row_*` in `ggml-quants.c`).
+//! All twelve come down to one form, [`Block`]: unsigned codes, a scale, perhaps a minimum, perhaps a second level
+//! of scales over sub-blocks. Dequantising and repacking both start from it, so that each layout is told once.
+
+use half::{bf16, f16};
+
+use crate::dtype::DType;
+
+/// The sixteen values of the IQ4 types.
+pub(crate) const IQ4_VALUES: [i8; 16] =
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+/// Sub-blocks of 32 weights in the longest block.
+const MAX_SUB_BLOCKS: usize = 8;
+
+/// One quantised block, taken apart.
+///
+/// Weight `i` of sub-block `s` (of 32 weights) is
+/// - plain types: `d * (code - zero) + m`,
+/// - types with a second level: `d * scales[j] * (code - zero) - m * mins[j]`, where `j` counts the scale groups
+///   of 16 or 32 weights within the block,
+///
+/// with `code` the `i % 4`th byte of `codes[s][i / 4]`; for the IQ4 types [`IQ4_VALUES`]`[code]` stands for
+/// `code - zero`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Block {
+    /// For each sub-block, 32 codes, four to a little-endian word.
+    pub codes: [[u32; 8]; MAX_SUB_BLOCKS],
+    /// Scale, IEEE half.
+    pub d: u16,
+    /// Minimum (plain types) or scale of the minima, IEEE half; zero where the type has none.
+    pub m: u16,
+    /// Scale of each group.
+    pub scales: [i8; 16],
+    /// Minimum of each group.
+    pub mins: [u8; 16],
+}
+
+/// The fixed properties of a quantised type in terms of [`Block`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// Bits of a code.
+    pub bits: u32,
+    /// Subtracted from a code: 0, or a power of two.
+    pub zero: i32,
+    /// Codes index [`IQ4_VALUES`].
+    pub is_table: bool,
+    /// There are minima.
+    pub has_min: bool,
+    /// Weights per second-level scale; 0 where there is only one level.
+    pub group_len: usize,
+}
+
+/// The shape of a quantised type.
+///
+/// # Panics
+/// For a plain float type.
+pub(crate) const fn shape(dtype: DType) -> Shape {
+    const fn new(bits: u32, zero: i32, is_table: bool, has_min: bool, group_len: usize) -> Shape {
+        Shape { bits, zero, is_table, has_min, group_len }
+    }
+    match dtype {
+        DType::Q4_0 => new(4, 8, false, false, 0),
+        DType::Q4_1 => new(4, 0, false, true, 0),
+        DType::Q5_0 => new(5, 16, false, false, 0),
+        DType::Q5_1 => new(5, 0, false, true, 0),
+        DType::Q8_0 => new(8, 128, false, false, 0),
+        DType::Q2_K => new(2, 0, false, true, 16),
+        DType::Q3_K => new(3, 4, false, false, 16),
+        DType::Q4_K => new(4, 0, false, true, 32),
+        DType::Q5_K => new(5, 0, false, true, 32),
+        DType::Q6_K => new(6, 32, false, false, 16),
+        DType::IQ4_NL => new(4, 128, true, false, 0),
+        DType::IQ4_XS => new(4, 128, true, false, 32),
+        DType::F32 | DType::F16 | DType::BF16 => panic!("a float type has no blocks"),
+    }
+}
+
+const LOW_4: u32 = 0x0f0f_0f0f;
+const LOW_2: u32 = 0x0303_0303;
+const LOW_1: u32 = 0x0101_0101;
+
+#[inline(always)]
+fn word(bytes: &[u8], idx: usize) -> u32 {
+    u32::from_le_bytes([bytes[4 * idx], bytes[4 * idx + 1], bytes[4 * idx + 2], bytes[4 * idx + 3]])
+}
+
+#[inline(always)]
+fn half_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// 16 bytes: the low nibbles are weights 0..16, the high ones 16..32.
+#[inline(always)]
+fn split_nibbles(qs: &[u8]) -> [u32; 8] {
+    std::array::from_fn(|i| if i < 4 { word(qs, i) & LOW_4 } else { word(qs, i - 4) >> 4 & LOW_4 })
+}
+
+/// Bits 0..4 of `bits` to bit 0 of the four bytes.
+#[inline(always)]
+fn spread_bits(bits: u32) -> u32 {
+    ((bits & 15) * 0x0020_4081) & LOW_1
+}
+
+/// The eight 6-bit scales and minima of Q4_K and Q5_K.
+fn unpack_scales_mins(packed: &[u8], scales: &mut [i8; 16], mins: &mut [u8; 16]) {
+    for i in 0..4 {
+        scales[i] = (packed[i] & 63) as i8;
+        mins[i] = packed[i + 4] & 63;
+        scales[i + 4] = (packed[i + 8] & 15 | packed[i] >> 6 << 4) as i8;
+        mins[i + 4] = packed[i + 8] >> 4 | packed[i + 4] >> 6 << 4;
+    }
+}
+
+impl Block {
+    /// Takes one block of `dtype` apart; `bytes` are its `block_bytes`.
+    #[inline(always)]
+    pub fn parse(dtype: DType, bytes: &[u8]) -> Block {
+        let bytes = &bytes[..dtype.block_bytes()];
+        let mut b = Block { codes: [[0; 8]; 8], d: 0, m: 0, scales: [0; 16], mins: [0; 16] };
+        match dtype {
+            DType::Q4_0 | DType::IQ4_NL => {
+                b.d = half_at(bytes, 0);
+                b.codes[0] = split_nibbles(&bytes[2..]);
+            }
+            DType::Q4_1 => {
+                (b.d, b.m) = (half_at(bytes, 0), half_at(bytes, 2));
+                b.codes[0] = split_nibbles(&bytes[4..]);
+            }
+            DType::Q5_0 | DType::Q5_1 => {
+                b.d = half_at(bytes, 0);
+                let at = if dtype == DType::Q5_0 { 2 } else { 4 };
+                if dtype == DType::Q5_1 {
+                    b.m = half_at(bytes, 2);
+                }
+                let high = word(&bytes[at..], 0);
+                b.codes[0] = split_nibbles(&bytes[at + 4..]);
+                for i in 0..8 {
+                    b.codes[0][i] |= spread_bits(high >> (4 * i)) << 4;
+                }
+            }
+            DType::Q8_0 => {
+                b.d = half_at(bytes, 0);
+                b.codes[0] = std::array::from_fn(|i| word(&bytes[2..], i) ^ 0x8080_8080);
+            }
+            DType::Q2_K => {
+                (b.d, b.m) = (half_at(bytes, 80), half_at(bytes, 82));
+                for i in 0..16 {
+                    b.scales[i] = (bytes[i] & 15) as i8;
+                    b.mins[i] = bytes[i] >> 4;
+                }
+                for s in 0..8 {
+                    let qs = &bytes[16 + 32 * (s / 4)..];
+                    b.codes[s] = std::array::from_fn(|i| word(qs, i) >> (2 * (s % 4)) & LOW_2);
+                }
+            }
+            DType::Q3_K => {
+                b.d = half_at(bytes, 108);
+                let packed = &bytes[96..108];
+                for i in 0..16 {
+                    let low = if i < 8 { packed[i] & 15 } else { packed[i - 8] >> 4 };
+                    let high = packed[8 + i % 4] >> (2 * (i / 4)) & 3;
+                    b.scales[i] = (low | high << 4) as i8 - 32;
+                }
+                for s in 0..8 {
+                    let qs = &bytes[32 + 32 * (s / 4)..];
+                    b.codes[s] = std::array::from_fn(|i| {
+                        word(qs, i) >> (2 * (s % 4)) & LOW_2 | (word(bytes, i) >> s & LOW_1) << 2
+                    });
+                }
+            }
+            DType::Q4_K | DType::Q5_K => {
+                (b.d, b.m) = (half_at(bytes, 0), half_at(bytes, 2));
+                unpack_scales_mins(&bytes[4..16], &mut b.scales, &mut b.mins);
+                let at = if dtype == DType::Q4_K { 16 } else { 48 };
+                for s in 0..8 {
+                    let qs = &bytes[at + 32 * (s / 2)..];
+                    b.codes[s] = std::array::from_fn(|i| word(qs, i) >> (4 * (s % 2)) & LOW_4);
+                    if dtype == DType::Q5_K {
+                        for i in 0..8 {
+                            b.codes[s][i] |= (word(&bytes[16..], i) >> s & LOW_1) << 4;
+                        }
+                    }
+                }
+            }
+            DType::Q6_K => {
+                b.d = half_at(bytes, 208);
+                for i in 0..16 {
+                    b.scales[i] = bytes[192 + i] as i8;
+                }
+                for s in 0..8 {
+                    let low = &bytes[64 * (s / 4) + 32 * (s % 2)..];
+                    let high = &bytes[128 + 32 * (s / 4)..];
+                    b.codes[s] = std::array::from_fn(|i| {
+                        word(low, i) >> (4 * (s % 4 / 2)) & LOW_4
+                            | (word(high, i) >> (2 * (s % 4)) & LOW_2) << 4
+                    });
+                }
+            }
+            DType::IQ4_XS => {
+                b.d = half_at(bytes, 0);
+                let high = half_at(bytes, 2);
+                for s in 0..8 {
+                    let low = bytes[4 + s / 2] >> (4 * (s % 2)) & 15;
+                    b.scales[s] = (low | (high >> (2 * s) & 3) as u8 * 16) as i8 - 32;
+                    b.codes[s] = split_nibbles(&bytes[8 + 16 * s..]);
+                }
+            }
+            DType::F32 | DType::F16 | DType::BF16 => unreachable!("a float type has no blocks"),
+        }
+        b
+    }
+}
+
+/// Widens a row, or several, to `f32`; exact but for one rounding of each product and sum.
+///
+/// # Panics
+/// If `src` is not exactly the bytes of `dst.len()` weights in whole blocks.
+pub fn dequantize(dtype: DType, src: &[u8], dst: &mut [f32]) {
+    assert_eq!(Some(src.len()), dtype.row_bytes(dst.len()), "bytes do not match the weights' number");
+    match dtype {
+        DType::F32 => {
+            for (x, bytes) in dst.iter_mut().zip(src.as_chunks().0) {
+                *x = f32::from_le_bytes(*bytes);
+            }
+        }
+        DType::F16 => {
+            for (x, bytes) in dst.iter_mut().zip(src.as_chunks().0) {
+                *x = f16::from_le_bytes(*bytes).to_f32();
+            }
+        }
+        DType::BF16 => {
+            for (x, bytes) in dst.iter_mut().zip(src.as_chunks().0) {
+                *x = bf16::from_le_bytes(*bytes).to_f32();
+            }
+        }
+        _ => {
+            let blocks = src.chunks_exact(dtype.block_bytes());
+            for (out, bytes) in dst.chunks_exact_mut(dtype.block_len()).zip(blocks) {
+                dequantize_block(dtype, bytes, out);
+            }
+        }
+    }
+}
+
+fn dequantize_block(dtype: DType, bytes: &[u8], dst: &mut [f32]) {
+    let shape = shape(dtype);
+    let block = Block::parse(dtype, bytes);
+    let d = f16::from_bits(block.d).to_f32();
+    let m = f16::from_bits(block.m).to_f32();
+    for (i, w) in dst.iter_mut().enumerate() {
+        let code = block.codes[i / 32][i % 32 / 4].to_le_bytes()[i % 4];
+        let value = if shape.is_table {
+            f32::from(IQ4_VALUES[usize::from(code)])
+        } else {
+            (i32::from(code) - shape.zero) as f32
+        };
+        *w = match i.checked_div(shape.group_len) {
+            None => d * value + m,
+            Some(j) => d * f32::from(block.scales[j]) * value - m * f32::from(block.mins[j]),
+        };
+    }
+}

@@ -1,0 +1,354 @@
+//! NEON of 64-bit Arm: four registers for each value, and three ways to multiply bytes.
+//!
+//! - [`I8mm`]: `usdot`, unsigned by signed bytes (FEAT_I8MM: Neoverse V1, Cortex-A510 and A710, Apple M2 and later);
+//! - [`DotProd`]: `sdot`, signed bytes (FEAT_DotProd: Cortex-A55 and A76, Raspberry Pi 5, Apple M1 and later);
+//! - [`Base`]: widening multiplications, which every 64-bit Arm has (Cortex-A53 and A72, Raspberry Pi 3 and 4).
+//!
+//! Everything else is the same code. The byte products are written in assembly, because their intrinsics are not
+//! in stable Rust yet; `.arch_extension` makes them assemble in whichever function the compiler puts them.
+
+// One reason covers every intrinsic below: a `Neon<D>` exists only inside `run_base`, `run_dotprod` and `run_i8mm`,
+// which are called only where `has_dotprod` and `has_i8mm` said so (NEON itself is part of every aarch64 target);
+// loads and stores pass their caller's promise on.
+#![allow(clippy::undocumented_unsafe_blocks)]
+
+use std::arch::aarch64::*;
+use std::arch::{asm, is_aarch64_feature_detected};
+use std::array::from_fn;
+
+use super::{Kernel, Simd};
+
+/// Proof of NEON, and of what `D` needs.
+#[derive(Clone, Copy)]
+pub(crate) struct Neon<D>(D);
+
+/// Sixteen `f32`: element i has lanes 4i..4i+4.
+type F = [float32x4_t; 4];
+/// Sixteen `i32`, as above.
+type I = [int32x4_t; 4];
+/// Sixty-four bytes: element i has rows 4i..4i+4.
+type B = [uint8x16_t; 4];
+
+pub(super) fn has_dotprod() -> bool {
+    is_aarch64_feature_detected!("dotprod")
+}
+
+pub(super) fn has_i8mm() -> bool {
+    has_dotprod() && is_aarch64_feature_detected!("i8mm")
+}
+
+pub(super) fn run_base<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Neon(Base(())))
+}
+
+/// # Safety
+/// [`has_dotprod`] returned true.
+#[target_feature(enable = "neon,dotprod")]
+pub(super) unsafe fn run_dotprod<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Neon(DotProd(())))
+}
+
+/// # Safety
+/// [`has_i8mm`] returned true.
+#[target_feature(enable = "neon,dotprod,i8mm")]
+pub(super) unsafe fn run_i8mm<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Neon(I8mm(())))
+}
+
+/// How bytes are multiplied: each of four lanes gains the dot product of its four bytes of `codes` and of `x`.
+pub(crate) trait Dot: Copy + Send + Sync + 'static {
+    /// Codes at most 127, activations at least -127.
+    fn dot4(self, acc: int32x4_t, codes: uint8x16_t, x: int8x16_t) -> int32x4_t;
+    /// Any codes.
+    fn dot4_wide(self, acc: int32x4_t, codes: uint8x16_t, x: int8x16_t) -> int32x4_t;
+}
+
+/// Nothing but NEON.
+#[derive(Clone, Copy)]
+pub(crate) struct Base(());
+
+impl Dot for Base {
+    #[inline(always)]
+    fn dot4(self, acc: int32x4_t, codes: uint8x16_t, x: int8x16_t) -> int32x4_t {
+        unsafe { signed_dot4(acc, vreinterpretq_s8_u8(codes), x) }
+    }
+    #[inline(always)]
+    fn dot4_wide(self, acc: int32x4_t, codes: uint8x16_t, x: int8x16_t) -> int32x4_t {
+        // code * x = (code - 128) * x + 128 * x, and 128 = 2 * 64.
+        unsafe {
+            let offset = signed_dot4(vdupq_n_s32(0), vdupq_n_s8(64), x);
+            signed_dot4(vaddq_s32(acc, vshlq_n_s32::<1>(offset)), minus_128(codes), x)
+        }
+    }
+}
+
+/// No pair of products may exceed 32767 in magnitude: 128 * 127 * 2 = 32512 does not.
+#[inline(always)]
+fn signed_dot4(acc: int32x4_t, a: int8x16_t, x: int8x16_t) -> int32x4_t {
+    unsafe {
+        let low = vmull_s8(vget_low_s8(a), vget_low_s8(x));
+        vpadalq_s16(acc, vpaddq_s16(low, vmull_high_s8(a, x)))
+    }
+}
+
+#[inline(always)]
+fn minus_128(codes: uint8x16_t) -> int8x16_t {
+    unsafe { vreinterpretq_s8_u8(veorq_u8(codes, vdupq_n_u8(128))) }
+}
+
+/// Proof of FEAT_DotProd.
+#[derive(Clone, Copy)]
+pub(crate) struct DotProd(());
+
+impl DotProd {
+    #[inline(always)]
+    fn sdot(self, mut acc: int32x4_t, a: int8x16_t, x: int8x16_t) -> int32x4_t {
+        unsafe {
+            asm!(
+                ".arch_extension dotprod",
+                "sdot {acc:v}.4s, {a:v}.16b, {x:v}.16b",
+                acc = inout(vreg) acc, a = in(vreg) a, x = in(vreg) x,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+        acc
+    }
+}
+
+impl Dot for DotProd {
+    #[inline(always)]
+    fn dot4(self, acc: int32x4_t, codes: uint8x16_t, x: int8x16_t) -> int32x4_t {
+        self.sdot(acc, unsafe { vreinterpretq_s8_u8(codes) }, x)
+    }
+    #[inline(always)]
+    fn dot4_wide(self, acc: int32x4_t, codes: uint8x16_t, x: int8x16_t) -> int32x4_t {
+        // code * x = (code - 128) * x - (-128) * x.
+        unsafe {
+            let offset = self.sdot(vdupq_n_s32(0), vdupq_n_s8(-128), x);
+            self.sdot(vsubq_s32(acc, offset), minus_128(codes), x)
+        }
+    }
+}
+
+/// Proof of FEAT_DotProd and FEAT_I8MM.
+#[derive(Clone, Copy)]
+pub(crate) struct I8mm(());
+
+impl Dot for I8mm {
+    #[inline(always)]
+    fn dot4(self, mut acc: int32x4_t, codes: uint8x16_t, x: int8x16_t) -> int32x4_t {
+        unsafe {
+            asm!(
+                ".arch_extension i8mm",
+                "usdot {acc:v}.4s, {codes:v}.16b, {x:v}.16b",
+                acc = inout(vreg) acc, codes = in(vreg) codes, x = in(vreg) x,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+        acc
+    }
+    #[inline(always)]
+    fn dot4_wide(self, acc: int32x4_t, codes: uint8x16_t, x: int8x16_t) -> int32x4_t {
+        self.dot4(acc, codes, x)
+    }
+}
+
+impl<D: Dot> Simd for Neon<D> {
+    const MAX_TOKENS: usize = 4;
+    const SCORE_BLOCKS: usize = 1;
+    type F = F;
+    type I = I;
+    type B = B;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> F {
+        [unsafe { vdupq_n_f32(x) }; 4]
+    }
+    #[inline(always)]
+    fn add(self, a: F, b: F) -> F {
+        from_fn(|i| unsafe { vaddq_f32(a[i], b[i]) })
+    }
+    #[inline(always)]
+    fn sub(self, a: F, b: F) -> F {
+        from_fn(|i| unsafe { vsubq_f32(a[i], b[i]) })
+    }
+    #[inline(always)]
+    fn mul(self, a: F, b: F) -> F {
+        from_fn(|i| unsafe { vmulq_f32(a[i], b[i]) })
+    }
+    #[inline(always)]
+    fn div(self, a: F, b: F) -> F {
+        from_fn(|i| unsafe { vdivq_f32(a[i], b[i]) })
+    }
+    #[inline(always)]
+    fn fma(self, a: F, b: F, c: F) -> F {
+        from_fn(|i| unsafe { vfmaq_f32(c[i], a[i], b[i]) })
+    }
+    #[inline(always)]
+    fn max(self, a: F, b: F) -> F {
+        // Not `fmax`, which answers NaN if either is, and takes 0 over -0.
+        from_fn(|i| unsafe { vbslq_f32(vcgtq_f32(a[i], b[i]), a[i], b[i]) })
+    }
+    #[inline(always)]
+    fn min(self, a: F, b: F) -> F {
+        from_fn(|i| unsafe { vbslq_f32(vcltq_f32(a[i], b[i]), a[i], b[i]) })
+    }
+    #[inline(always)]
+    fn abs(self, a: F) -> F {
+        a.map(|a| unsafe { vabsq_f32(a) })
+    }
+    #[inline(always)]
+    fn reduce_add(self, a: F) -> f32 {
+        unsafe {
+            let a = vaddq_f32(vaddq_f32(a[0], a[2]), vaddq_f32(a[1], a[3]));
+            vpadds_f32(vadd_f32(vget_low_f32(a), vget_high_f32(a)))
+        }
+    }
+    #[inline(always)]
+    fn reduce_max(self, a: F) -> f32 {
+        unsafe { vmaxvq_f32(vmaxq_f32(vmaxq_f32(a[0], a[1]), vmaxq_f32(a[2], a[3]))) }
+    }
+    #[inline(always)]
+    unsafe fn load(self, src: *const f32) -> F {
+        from_fn(|i| unsafe { vld1q_f32(src.add(4 * i)) })
+    }
+    #[inline(always)]
+    unsafe fn store(self, dst: *mut f32, a: F) {
+        for (i, a) in a.into_iter().enumerate() {
+            unsafe { vst1q_f32(dst.add(4 * i), a) }
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, src: *const u16) -> F {
+        from_fn(|i| unsafe { vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(src.add(4 * i)))) })
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, dst: *mut u16, a: F) {
+        for (i, a) in a.into_iter().enumerate() {
+            unsafe { vst1_u16(dst.add(4 * i), vreinterpret_u16_f16(vcvt_f16_f32(a))) }
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, src: *const u16) -> F {
+        from_fn(|i| unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(src.add(4 * i)))) })
+    }
+    #[inline(always)]
+    unsafe fn load_i8(self, src: *const i8) -> F {
+        unsafe {
+            let bytes = vld1q_s8(src);
+            let (low, high) = (vmovl_s8(vget_low_s8(bytes)), vmovl_high_s8(bytes));
+            let wide = [vget_low_s16(low), vget_high_s16(low), vget_low_s16(high), vget_high_s16(high)];
+            wide.map(|wide| vcvtq_f32_s32(vmovl_s16(wide)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_u8(self, src: *const u8) -> F {
+        unsafe {
+            let bytes = vld1q_u8(src);
+            let (low, high) = (vmovl_u8(vget_low_u8(bytes)), vmovl_high_u8(bytes));
+            let wide = [vget_low_u16(low), vget_high_u16(low), vget_low_u16(high), vget_high_u16(high)];
+            wide.map(|wide| vcvtq_f32_u32(vmovl_u16(wide)))
+        }
+    }
+
+    #[inline(always)]
+    fn splat_i(self, x: i32) -> I {
+        [unsafe { vdupq_n_s32(x) }; 4]
+    }
+    #[inline(always)]
+    fn add_i(self, a: I, b: I) -> I {
+        from_fn(|i| unsafe { vaddq_s32(a[i], b[i]) })
+    }
+    #[inline(always)]
+    fn shl_i<const N: u32>(self, a: I) -> I {
+        a.map(|a| unsafe { vshlq_s32(a, vdupq_n_s32(N as i32)) })
+    }
+    #[inline(always)]
+    fn to_f(self, a: I) -> F {
+        a.map(|a| unsafe { vcvtq_f32_s32(a) })
+    }
+    #[inline(always)]
+    fn round(self, a: F) -> I {
+        a.map(|a| unsafe { vcvtnq_s32_f32(a) })
+    }
+    #[inline(always)]
+    fn scale_by_pow2(self, a: F, n: I) -> F {
+        from_fn(|i| unsafe {
+            let bits = vshlq_n_s32::<23>(vaddq_s32(n[i], vdupq_n_s32(127)));
+            vmulq_f32(a[i], vreinterpretq_f32_s32(bits))
+        })
+    }
+    #[inline(always)]
+    fn reduce_add_i(self, a: I) -> i32 {
+        unsafe { vaddvq_s32(vaddq_s32(vaddq_s32(a[0], a[1]), vaddq_s32(a[2], a[3]))) }
+    }
+    #[inline(always)]
+    unsafe fn store_i8(self, dst: *mut i8, a: I) {
+        unsafe {
+            let low = vmovn_high_s32(vmovn_s32(a[0]), a[1]);
+            let high = vmovn_high_s32(vmovn_s32(a[2]), a[3]);
+            vst1q_s8(dst, vmovn_high_s16(vmovn_s16(low), high));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(self, src: *const u8) -> B {
+        from_fn(|i| unsafe { vld1q_u8(src.add(16 * i)) })
+    }
+    #[inline(always)]
+    fn low_nibbles(self, a: B) -> B {
+        a.map(|a| unsafe { vandq_u8(a, vdupq_n_u8(15)) })
+    }
+    #[inline(always)]
+    fn high_nibbles(self, a: B) -> B {
+        a.map(|a| unsafe { vshrq_n_u8::<4>(a) })
+    }
+    #[inline(always)]
+    fn crumbs<const N: u32>(self, a: B) -> B {
+        a.map(|a| unsafe {
+            match N {
+                0 => vandq_u8(a, vdupq_n_u8(3)),
+                1 => vandq_u8(vshrq_n_u8::<2>(a), vdupq_n_u8(3)),
+                2 => vandq_u8(vshrq_n_u8::<4>(a), vdupq_n_u8(3)),
+                _ => vshrq_n_u8::<6>(a),
+            }
+        })
+    }
+    #[inline(always)]
+    fn add_shl4(self, a: B, b: B) -> B {
+        from_fn(|i| unsafe { vsliq_n_u8::<4>(a[i], b[i]) })
+    }
+    #[inline(always)]
+    unsafe fn add_where(self, a: B, mask: *const u8, x: u8) -> B {
+        unsafe {
+            let mask = vcombine_u8(vld1_u8(mask), vdup_n_u8(0));
+            // Byte j of the mask to the eight bytes it speaks of, then each its own bit.
+            let first_bytes = vcombine_u8(vdup_n_u8(0), vdup_n_u8(1));
+            let bits = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
+            from_fn(|i| {
+                let spread = vqtbl1q_u8(mask, vaddq_u8(first_bytes, vdupq_n_u8(2 * i as u8)));
+                vaddq_u8(a[i], vandq_u8(vtstq_u8(spread, bits), vdupq_n_u8(x)))
+            })
+        }
+    }
+    #[inline(always)]
+    fn lookup(self, a: B, table: &[u8; 16]) -> B {
+        let table = unsafe { vld1q_u8(table.as_ptr()) };
+        a.map(|a| unsafe { vqtbl1q_u8(table, a) })
+    }
+    #[inline(always)]
+    fn dot4(self, acc: I, codes: B, x: i32) -> I {
+        let x = unsafe { vreinterpretq_s8_s32(vdupq_n_s32(x)) };
+        from_fn(|i| self.0.dot4(acc[i], codes[i], x))
+    }
+    #[inline(always)]
+    fn dot4_wide(self, acc: I, codes: B, x: i32) -> I {
+        let x = unsafe { vreinterpretq_s8_s32(vdupq_n_s32(x)) };
+        from_fn(|i| self.0.dot4_wide(acc[i], codes[i], x))
+    }
+    #[inline(always)]
+    fn prefetch(self, src: *const u8) {
+        // `_prefetch` is not in stable Rust. A prefetch never faults, whatever the address.
+        unsafe { asm!("prfm pldl1keep, [{}]", in(reg) src, options(nostack, preserves_flags, readonly)) }
+    }
+}

@@ -1,0 +1,155 @@
+//! No vector instructions: arrays and loops. Runs everywhere, and shows what each step means.
+
+use half::{bf16, f16};
+
+use super::{LANES, Simd};
+
+/// Plain Rust.
+#[derive(Clone, Copy)]
+pub(crate) struct Scalar;
+
+#[inline(always)]
+fn map<T: Copy, U>(a: [T; LANES], f: impl Fn(T) -> U) -> [U; LANES] {
+    a.map(f)
+}
+
+#[inline(always)]
+fn zip<T: Copy, U: Copy, V>(a: [T; LANES], b: [U; LANES], f: impl Fn(T, U) -> V) -> [V; LANES] {
+    std::array::from_fn(|i| f(a[i], b[i]))
+}
+
+impl Simd for Scalar {
+    const MAX_TOKENS: usize = 4;
+    const SCORE_BLOCKS: usize = 1;
+    type F = [f32; LANES];
+    type I = [i32; LANES];
+    type B = [u8; 64];
+
+    fn splat(self, x: f32) -> Self::F {
+        [x; LANES]
+    }
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        zip(a, b, |a, b| a + b)
+    }
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+        zip(a, b, |a, b| a - b)
+    }
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        zip(a, b, |a, b| a * b)
+    }
+    fn div(self, a: Self::F, b: Self::F) -> Self::F {
+        zip(a, b, |a, b| a / b)
+    }
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
+        zip(a, b, |a, b| if a > b { a } else { b })
+    }
+    fn min(self, a: Self::F, b: Self::F) -> Self::F {
+        zip(a, b, |a, b| if a < b { a } else { b })
+    }
+    fn abs(self, a: Self::F) -> Self::F {
+        map(a, f32::abs)
+    }
+    fn reduce_add(self, mut a: Self::F) -> f32 {
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                a[i] += a[i + half];
+            }
+        }
+        a[0]
+    }
+    fn reduce_max(self, a: Self::F) -> f32 {
+        a.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+    unsafe fn load(self, src: *const f32) -> Self::F {
+        // SAFETY: the caller's: 16 elements are readable.
+        unsafe { src.cast::<Self::F>().read_unaligned() }
+    }
+    unsafe fn store(self, dst: *mut f32, a: Self::F) {
+        // SAFETY: the caller's: 16 elements are writable.
+        unsafe { dst.cast::<Self::F>().write_unaligned(a) }
+    }
+    unsafe fn load_f16(self, src: *const u16) -> Self::F {
+        // SAFETY: the caller's: 16 elements are readable.
+        map(unsafe { src.cast::<[u16; LANES]>().read_unaligned() }, |x| f16::from_bits(x).to_f32())
+    }
+    unsafe fn store_f16(self, dst: *mut u16, a: Self::F) {
+        // SAFETY: the caller's: 16 elements are writable.
+        unsafe { dst.cast::<[u16; LANES]>().write_unaligned(map(a, |x| f16::from_f32(x).to_bits())) }
+    }
+    unsafe fn load_bf16(self, src: *const u16) -> Self::F {
+        // SAFETY: the caller's: 16 elements are readable.
+        map(unsafe { src.cast::<[u16; LANES]>().read_unaligned() }, |x| bf16::from_bits(x).to_f32())
+    }
+    unsafe fn load_i8(self, src: *const i8) -> Self::F {
+        // SAFETY: the caller's: 16 elements are readable.
+        map(unsafe { src.cast::<[i8; LANES]>().read_unaligned() }, f32::from)
+    }
+    unsafe fn load_u8(self, src: *const u8) -> Self::F {
+        // SAFETY: the caller's: 16 elements are readable.
+        map(unsafe { src.cast::<[u8; LANES]>().read_unaligned() }, f32::from)
+    }
+
+    fn splat_i(self, x: i32) -> Self::I {
+        [x; LANES]
+    }
+    fn add_i(self, a: Self::I, b: Self::I) -> Self::I {
+        zip(a, b, i32::wrapping_add)
+    }
+    fn shl_i<const N: u32>(self, a: Self::I) -> Self::I {
+        map(a, |x| x << N)
+    }
+    fn to_f(self, a: Self::I) -> Self::F {
+        map(a, |x| x as f32)
+    }
+    fn round(self, a: Self::F) -> Self::I {
+        map(a, |x| x.round_ties_even() as i32)
+    }
+    fn scale_by_pow2(self, a: Self::F, n: Self::I) -> Self::F {
+        zip(a, n, |x, n| x * f32::from_bits(((n + 127) as u32) << 23))
+    }
+    fn reduce_add_i(self, a: Self::I) -> i32 {
+        a.into_iter().fold(0, i32::wrapping_add)
+    }
+    unsafe fn store_i8(self, dst: *mut i8, a: Self::I) {
+        // SAFETY: the caller's: 16 elements are writable.
+        unsafe { dst.cast::<[i8; LANES]>().write_unaligned(map(a, |x| x as i8)) }
+    }
+
+    unsafe fn load_bytes(self, src: *const u8) -> Self::B {
+        // SAFETY: the caller's: 64 bytes are readable.
+        unsafe { src.cast::<Self::B>().read_unaligned() }
+    }
+    fn low_nibbles(self, a: Self::B) -> Self::B {
+        a.map(|x| x & 15)
+    }
+    fn high_nibbles(self, a: Self::B) -> Self::B {
+        a.map(|x| x >> 4)
+    }
+    fn crumbs<const N: u32>(self, a: Self::B) -> Self::B {
+        a.map(|x| (x >> (2 * N)) & 3)
+    }
+    fn add_shl4(self, a: Self::B, b: Self::B) -> Self::B {
+        std::array::from_fn(|i| a[i] + (b[i] << 4))
+    }
+    unsafe fn add_where(self, a: Self::B, mask: *const u8, x: u8) -> Self::B {
+        // SAFETY: the caller's: 8 bytes are readable.
+        let mask = u64::from_le_bytes(unsafe { mask.cast::<[u8; 8]>().read_unaligned() });
+        std::array::from_fn(|i| a[i] + if mask >> i & 1 == 1 { x } else { 0 })
+    }
+    fn lookup(self, a: Self::B, table: &[u8; 16]) -> Self::B {
+        a.map(|x| table[usize::from(x)])
+    }
+    fn dot4(self, acc: Self::I, codes: Self::B, x: i32) -> Self::I {
+        let x = x.to_le_bytes().map(|x| i32::from(x as i8));
+        std::array::from_fn(|r| {
+            (0..4).fold(acc[r], |sum, c| sum.wrapping_add(i32::from(codes[4 * r + c]) * x[c]))
+        })
+    }
+    fn dot4_wide(self, acc: Self::I, codes: Self::B, x: i32) -> Self::I {
+        self.dot4(acc, codes, x)
+    }
+    fn prefetch(self, _src: *const u8) {}
+}

@@ -1,0 +1,1 @@
+//! Steps of every instruction set against scalar code.

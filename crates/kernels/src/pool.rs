@@ -1,0 +1,385 @@
+//! A thread pool for hundreds of short parallel regions per token.
+//!
+//! A region is a number of pieces; whoever runs takes the next piece, so a thread that the system has put aside
+//! holds up at most the piece that it holds. Between regions threads spin for a few tens of microseconds, then
+//! park, so that nobody burns a core that other work could use.
+//!
+//! Beside other work a helper may lose its core in the middle of a piece, for milliseconds. The caller then stops
+//! offering work for a while and does all pieces itself ([`Backoff`]): one thread that runs beats two of which
+//! one is asleep.
+//!
+//! Invariants:
+//! - `ticket` packs the region's number, its number of pieces, and the next piece to take. A piece belongs to the
+//!   thread whose `fetch_add` returned it, in the region that the same value names.
+//! - `region` is written only by the caller, while no piece of any region is outstanding: it returns from
+//!   [`Pool::run`] only after `n_done` has reached the number of pieces, and nobody reads `region` without having
+//!   taken a piece that is not done.
+
+use std::any::Any;
+use std::cell::UnsafeCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+/// Pieces of the longest region; the ticket has 16 bits for the next piece, and threads may overshoot.
+const MAX_PIECES: usize = 1 << 15;
+/// Threads of the largest pool.
+pub const MAX_THREADS: usize = 256;
+/// How long a thread spins before it parks. A region of decoding lasts about as long.
+const SPIN: Duration = Duration::from_micros(40);
+/// Spins between two looks at the clock.
+const SPINS_PER_LOOK: u32 = 32;
+
+/// What a piece does: called with the number of the thread and of the piece.
+type Piece<'a> = dyn Fn(usize, usize) + Sync + 'a;
+
+/// On cache lines of its own, so that threads writing neighbouring fields do not slow each other.
+#[repr(align(128))]
+struct Padded<T>(T);
+
+#[derive(Clone, Copy)]
+struct Ticket(u64);
+
+impl Ticket {
+    fn new(region: u32, n_pieces: usize) -> Ticket {
+        Ticket(u64::from(region) << 32 | (n_pieces as u64) << 16)
+    }
+    fn n_pieces(self) -> usize {
+        (self.0 >> 16 & 0xffff) as usize
+    }
+    fn next_piece(self) -> usize {
+        (self.0 & 0xffff) as usize
+    }
+    fn has_pieces(self) -> bool {
+        self.next_piece() < self.n_pieces()
+    }
+}
+
+struct Shared {
+    ticket: Padded<AtomicU64>,
+    n_done: Padded<AtomicU32>,
+    region: Padded<UnsafeCell<*const Piece<'static>>>,
+    /// The caller sleeps until the last piece is done.
+    is_caller_parked: Padded<AtomicBool>,
+    caller: UnsafeCell<Thread>,
+    is_worker_parked: Vec<Padded<AtomicBool>>,
+    is_stopping: AtomicBool,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+// SAFETY: `region` and `caller` are written by the caller alone and read only as the invariants above say; the
+// piece they lead to is `Sync`.
+unsafe impl Sync for Shared {}
+// SAFETY: as above.
+unsafe impl Send for Shared {}
+
+impl Shared {
+    /// Takes and does one piece; false if none was left.
+    fn take_piece(&self, thread_idx: usize) -> bool {
+        if !Ticket(self.ticket.0.load(Ordering::Acquire)).has_pieces() {
+            return false;
+        }
+        let ticket = Ticket(self.ticket.0.fetch_add(1, Ordering::AcqRel));
+        if !ticket.has_pieces() {
+            return false;
+        }
+        // SAFETY: the piece is ours and not done, so the region it belongs to lives, and `region` is its.
+        let piece = unsafe { &**self.region.0.get() };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| piece(thread_idx, ticket.next_piece()))) {
+            *self.panic.lock().unwrap_or_else(|e| e.into_inner()) = Some(panic);
+        }
+        // SAFETY: as above: `caller` is not written while a piece is outstanding.
+        let caller = unsafe { (*self.caller.get()).clone() };
+        let n_done = self.n_done.0.fetch_add(1, Ordering::SeqCst) + 1;
+        if n_done as usize == ticket.n_pieces() && self.is_caller_parked.0.swap(false, Ordering::SeqCst) {
+            caller.unpark();
+        }
+        true
+    }
+
+    fn worker(&self, thread_idx: usize) {
+        let is_parked = &self.is_worker_parked[thread_idx - 1].0;
+        while !self.is_stopping.load(Ordering::Relaxed) {
+            if self.take_piece(thread_idx) {
+                continue;
+            }
+            let has_work = || {
+                Ticket(self.ticket.0.load(Ordering::SeqCst)).has_pieces()
+                    || self.is_stopping.load(Ordering::Relaxed)
+            };
+            if spin_until(has_work) {
+                continue;
+            }
+            is_parked.store(true, Ordering::SeqCst);
+            while is_parked.load(Ordering::SeqCst) && !has_work() {
+                thread::park();
+            }
+            is_parked.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Spins until `done`, for at most [`SPIN`]; whether it was.
+fn spin_until(done: impl Fn() -> bool) -> bool {
+    let mut start = None;
+    loop {
+        for _ in 0..SPINS_PER_LOOK {
+            if done() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        if start.get_or_insert_with(Instant::now).elapsed() > SPIN {
+            return false;
+        }
+    }
+}
+
+/// When to offer work to the other threads, and when not.
+struct Backoff {
+    solo_until: Option<Instant>,
+    solo_len: Duration,
+}
+
+impl Backoff {
+    /// A wait that is longer than this, and than the caller's own part of the region, is a helper without a core.
+    const STALL: Duration = Duration::from_micros(150);
+    const SOLO_MIN: Duration = Duration::from_millis(2);
+    const SOLO_MAX: Duration = Duration::from_millis(32);
+
+    fn is_solo(&mut self) -> bool {
+        match self.solo_until {
+            Some(until) if Instant::now() < until => true,
+            Some(_) => {
+                self.solo_until = None;
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// The caller worked for `work`, then waited for `wait`.
+    fn observe(&mut self, work: Duration, wait: Duration) {
+        if wait > Backoff::STALL && wait > work {
+            self.solo_until = Some(Instant::now() + self.solo_len);
+            self.solo_len = (self.solo_len * 2).min(Backoff::SOLO_MAX);
+        } else if self.solo_len > Backoff::SOLO_MIN && work + wait > Duration::ZERO {
+            // Forgets slowly: some hundred good regions undo one stall.
+            self.solo_len = (self.solo_len - self.solo_len / 256).max(Backoff::SOLO_MIN);
+        }
+    }
+}
+
+/// A fixed set of threads, the caller's among them.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    region: u32,
+    backoff: Backoff,
+}
+
+impl Pool {
+    /// A pool of `n_threads` threads, the caller's included; 1 to [`MAX_THREADS`] (others are brought in range).
+    ///
+    /// # Panics
+    /// If the system refuses to start a thread.
+    pub fn new(n_threads: usize) -> Pool {
+        let n_workers = n_threads.clamp(1, MAX_THREADS) - 1;
+        let nothing: *const Piece<'static> = &|_, _| {};
+        let shared = Arc::new(Shared {
+            ticket: Padded(AtomicU64::new(0)),
+            n_done: Padded(AtomicU32::new(0)),
+            region: Padded(UnsafeCell::new(nothing)),
+            is_caller_parked: Padded(AtomicBool::new(false)),
+            caller: UnsafeCell::new(thread::current()),
+            is_worker_parked: (0..n_workers).map(|_| Padded(AtomicBool::new(false))).collect(),
+            is_stopping: AtomicBool::new(false),
+            panic: Mutex::new(None),
+        });
+        let workers = (1..=n_workers)
+            .map(|thread_idx| {
+                let shared = Arc::clone(&shared);
+                thread::Builder::new()
+                    .name(format!("edgeward-{thread_idx}"))
+                    .spawn(move || shared.worker(thread_idx))
+                    .expect("the system starts a thread")
+            })
+            .collect();
+        let backoff = Backoff { solo_until: None, solo_len: Backoff::SOLO_MIN };
+        Pool { shared, workers, region: 0, backoff }
+    }
+
+    /// Threads, the caller's included.
+    pub fn n_threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `piece(thread, i)` once for each `i` in `0..n_pieces`, on all threads, and returns when all are done.
+    /// `thread` is below [`Pool::n_threads`], and no two calls with the same thread overlap.
+    ///
+    /// # Panics
+    /// If a piece does, after the others are done.
+    pub fn run(&mut self, n_pieces: usize, piece: impl Fn(usize, usize) + Sync) {
+        if self.workers.is_empty() || n_pieces <= 1 || self.backoff.is_solo() {
+            (0..n_pieces).for_each(|i| piece(0, i));
+            return;
+        }
+        let piece: &Piece = &piece;
+        let mut at = 0;
+        while at < n_pieces {
+            let n = (n_pieces - at).min(MAX_PIECES);
+            self.run_region(n, &|thread, i| piece(thread, at + i));
+            at += n;
+        }
+    }
+
+    fn run_region(&mut self, n_pieces: usize, piece: &Piece) {
+        let shared = &*self.shared;
+        let start = Instant::now();
+        self.region = self.region.wrapping_add(1);
+        shared.n_done.0.store(0, Ordering::Relaxed);
+        // SAFETY: no piece is outstanding, so nobody reads `region` or `caller`. The piece's true lifetime ends
+        // after this function has waited for all pieces.
+        unsafe {
+            *shared.region.0.get() = std::mem::transmute::<*const Piece<'_>, *const Piece<'static>>(piece);
+            if (*shared.caller.get()).id() != thread::current().id() {
+                *shared.caller.get() = thread::current();
+            }
+        }
+        shared.ticket.0.store(Ticket::new(self.region, n_pieces).0, Ordering::SeqCst);
+        for (worker, is_parked) in self.workers.iter().zip(&shared.is_worker_parked).take(n_pieces - 1) {
+            if is_parked.0.load(Ordering::SeqCst) && is_parked.0.swap(false, Ordering::SeqCst) {
+                worker.thread().unpark();
+            }
+        }
+        while shared.take_piece(0) {}
+        let is_done = || shared.n_done.0.load(Ordering::SeqCst) as usize == n_pieces;
+        if !is_done() {
+            let work_end = Instant::now();
+            while !spin_until(is_done) {
+                shared.is_caller_parked.0.store(true, Ordering::SeqCst);
+                while shared.is_caller_parked.0.load(Ordering::SeqCst) && !is_done() {
+                    thread::park();
+                }
+                shared.is_caller_parked.0.store(false, Ordering::SeqCst);
+            }
+            self.backoff.observe(work_end - start, work_end.elapsed());
+        }
+        if let Some(panic) = shared.panic.lock().unwrap_or_else(|e| e.into_inner()).take() {
+            resume_unwind(panic);
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.is_stopping.store(true, Ordering::SeqCst);
+        for worker in self.workers.drain(..) {
+            worker.thread().unpark();
+            // A worker that panicked outside a piece has said so already.
+            let _ = worker.join();
+        }
+    }
+}
+
+/// A value for each thread of a pool, to be used by the pieces that the thread does.
+pub struct PerThread<T>(Vec<Padded<UnsafeCell<T>>>);
+
+// SAFETY: a value is used by one thread at a time, as `get` demands.
+unsafe impl<T: Send> Sync for PerThread<T> {}
+
+impl<T: Default> PerThread<T> {
+    /// Default values for `n_threads` threads.
+    pub fn new(n_threads: usize) -> PerThread<T> {
+        PerThread((0..n_threads).map(|_| Padded(UnsafeCell::new(T::default()))).collect())
+    }
+
+    /// Threads it has values for.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The value of thread `thread`.
+    ///
+    /// # Safety
+    /// No other reference to this thread's value is alive: within a piece, call it once.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn get(&self, thread: usize) -> &mut T {
+        // SAFETY: the caller's.
+        unsafe { &mut *self.0[thread].0.get() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    #[test]
+    fn every_piece_is_done_exactly_once() {
+        for n_threads in [1, 2, 5] {
+            let mut pool = Pool::new(n_threads);
+            for n_pieces in [0, 1, 2, 3, 64, 1000, MAX_PIECES + 7] {
+                let counts: Vec<AtomicUsize> = (0..n_pieces).map(|_| AtomicUsize::new(0)).collect();
+                pool.run(n_pieces, |thread, i| {
+                    assert!(thread < n_threads);
+                    counts[i].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
+            }
+        }
+    }
+
+    #[test]
+    fn regions_follow_each_other_with_and_without_pauses() {
+        let mut pool = Pool::new(3);
+        let total = AtomicUsize::new(0);
+        for round in 0..20_000 {
+            pool.run(4, |_, i| {
+                total.fetch_add(i, Ordering::Relaxed);
+            });
+            if round % 4_000 == 0 {
+                // Long enough for the workers to park.
+                thread::sleep(SPIN * 4);
+            }
+        }
+        assert_eq!(total.into_inner(), 20_000 * 6);
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+        let mut pool = Pool::new(2);
+        let n_done = AtomicUsize::new(0);
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            pool.run(8, |_, i| {
+                assert_ne!(i, 3, "piece three");
+                n_done.fetch_add(1, Ordering::Relaxed);
+            });
+        }));
+        assert!(result.is_err());
+        assert_eq!(n_done.load(Ordering::Relaxed), 7);
+        pool.run(8, |_, _| {
+            n_done.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(n_done.into_inner(), 15);
+    }
+
+    #[test]
+    fn another_thread_may_call() {
+        let mut pool = Pool::new(2);
+        let total = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..1000 {
+                    pool.run(2, |_, _| {
+                        total.fetch_add(1, Ordering::Relaxed);
+                    });
+                }
+            });
+        });
+        assert_eq!(total.into_inner(), 2000);
+    }
+}
