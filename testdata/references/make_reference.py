@@ -5,10 +5,10 @@
 
 LLAMA_TOKENIZE is llama.cpp's program of that name: the tokens do not come from what is being judged.
 
-`text` prints the perplexity of the text (llama-perplexity's protocol: windows of 512 tokens, logits at positions 256 to
-510 of each scored, a BOS token in the first place where the model wants one; N windows evenly spread, else all) and
-writes those positions' logits to LOGITS_OUT for `compare_logits.py`, and the token ids of the windows, as a JSON array
-of arrays, to LOGITS_OUT with `.ids.json` appended.
+`text` prints the perplexity of the text and writes the scored positions' logits to LOGITS_OUT for `compare_logits.py`,
+and the windows' token ids, as a JSON array of arrays, to LOGITS_OUT with `.ids.json` appended. The protocol is
+llama-perplexity's: windows of 512 tokens (the first N, else all), logits at positions 256 to 510 of each scored, a BOS
+token in the first place where the model wants one; what looks like a special token is text.
 
 Format of a logits file, little-endian: u32 n_rows, u32 vocab_size, then n_rows * vocab_size f32 logits; the rows are the
 scored positions, window after window.
@@ -49,7 +49,7 @@ def tokenize(program, model, *source):
 def text(model, ids, logits_path, n_windows):
     cut = windows(model, ids)
     if n_windows:
-        cut = cut[torch.linspace(0, len(cut) - 1, n_windows).round().long()]
+        cut = cut[:n_windows]
     Path(logits_path + ".ids.json").write_text(json.dumps(cut.tolist()))
     where = scored()
     n_rows = len(cut) * (where.stop - where.start)
@@ -115,7 +115,8 @@ def main():
     began = time.time()
     model = Reference(args.model)
     if args.part == "text":
-        text(model, tokenize(args.tokenizer, args.model, "-f", args.text), args.out, args.windows)
+        ids = tokenize(args.tokenizer, args.model, "-f", args.text, "--no-parse-special")
+        text(model, ids, args.out, args.windows)
     else:
         greedy(model, args)
     print(f"{time.time() - began:.0f} s")
