@@ -3,8 +3,10 @@
 //! The crate encodes; the bytes of each token are worked out here once, from the decoder that the file names, because
 //! its own `decode` works on whole texts and cannot say what one token stands for.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::OnceLock;
 
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use tokenizers::models::ModelWrapper;
 
@@ -35,7 +37,8 @@ pub(super) struct Json {
 
 impl Json {
     pub(super) fn new(json: &[u8]) -> Result<(Vocab, Json), TokenizerError> {
-        let mut parsing = tokenizers::Tokenizer::from_bytes(json).map_err(TokenizerError::Json)?;
+        serde_json::from_slice::<IgnoredAny>(json).map_err(|e| TokenizerError::Json(e.into()))?;
+        let mut parsing = guarded(|| tokenizers::Tokenizer::from_bytes(json))?;
         // Settings of a training run: the caller decides how long a prompt may be.
         parsing.with_truncation(None).map_err(TokenizerError::Json)?;
         parsing.with_padding(None);
@@ -76,8 +79,17 @@ impl Json {
                 literal
             }),
         };
-        let encoding = tokenizer.encode_fast(text, add_special == AddSpecial::Yes);
-        Ok(encoding.map_err(TokenizerError::Json)?.get_ids().to_vec())
+        let encoding = guarded(|| tokenizer.encode_fast(text, add_special == AddSpecial::Yes))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+}
+
+/// Calls into the crate, which panics at some JSON that it did not expect: that is an error of the file.
+fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, TokenizerError> {
+    // A tokenizer whose call has panicked is dropped or, by way of `&`, unchanged.
+    match std::panic::catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(TokenizerError::Json),
+        Err(_) => Err(TokenizerError::Json("its contents are not what they should be".into())),
     }
 }
 

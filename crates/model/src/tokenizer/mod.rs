@@ -136,6 +136,7 @@ pub struct Tokenizer {
     user_defined: SpecialMatcher,
     all_special: SpecialMatcher,
     bos: Option<u32>,
+    eos: Option<u32>,
     unk: Option<u32>,
     pad: Option<u32>,
     /// Sorted, without duplicates.
@@ -195,6 +196,7 @@ impl Tokenizer {
             vocab,
             encoder,
             bos: gguf.bos,
+            eos: gguf.eos,
             unk: gguf.unk,
             pad: gguf.pad,
             end_ids: Vec::new(),
@@ -224,6 +226,7 @@ impl Tokenizer {
             all_special: SpecialMatcher::new(&vocab, |kind| kind == TokenKind::Control),
             vocab,
             bos: specials.bos,
+            eos: specials.eos.first().copied(),
             unk: json.unk(),
             pad: specials.pad,
             encoder: Encoder::Json(Box::new(json)),
@@ -357,9 +360,21 @@ impl Tokenizer {
         self.vocab.len()
     }
 
-    /// The token before every text, if the model has one.
+    /// The token that begins a text, if the model has one.
     pub fn bos(&self) -> Option<u32> {
         self.bos
+    }
+
+    /// The token that the model file calls the end of a text; generation ends with any of
+    /// [`end_ids`](Tokenizer::end_ids).
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// The text of a control token, for a chat template; empty if there is none.
+    pub fn text_of(&self, id: Option<u32>) -> &str {
+        let bytes = id.map_or(&[][..], |id| self.vocab.bytes(id));
+        std::str::from_utf8(bytes).unwrap_or_default()
     }
 
     /// The token for what has no other.

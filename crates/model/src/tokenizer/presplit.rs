@@ -47,7 +47,7 @@ impl Presplit {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
     /// `\p{L}`
     Letter,
@@ -171,4 +171,91 @@ fn llama3(text: &str, max_digits: usize) -> usize {
 fn symbols(text: &str) -> usize {
     let len = run_len(text, |c| class(c) == Class::Other);
     len + run_len(&text[len..], is_newline)
+}
+
+#[cfg(test)]
+mod tests {
+    use fancy_regex::Regex;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+    const LLAMA3: &str = concat!(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*",
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    );
+
+    fn words(presplit: Presplit, text: &str) -> Vec<&str> {
+        let mut words = Vec::new();
+        let mut rest = text;
+        while !rest.is_empty() {
+            let (word, after) = rest.split_at(presplit.first_word_len(rest));
+            words.push(word);
+            rest = after;
+        }
+        words
+    }
+
+    fn matches<'t>(regex: &Regex, text: &'t str) -> Vec<&'t str> {
+        regex.find_iter(text).map(|found| found.unwrap().as_str()).collect()
+    }
+
+    fn smollm_ref<'t>(gpt2: &Regex, text: &'t str) -> Vec<&'t str> {
+        let numbers = Regex::new(r"\p{N}|\P{N}+").unwrap();
+        let parts = matches(&numbers, text);
+        parts.into_iter().flat_map(|part| matches(gpt2, part)).collect()
+    }
+
+    /// Every combination of characters that the expressions tell apart, up to a length.
+    #[test]
+    fn equals_the_expressions() {
+        let gpt2 = Regex::new(GPT2).unwrap();
+        let llama3 = Regex::new(LLAMA3).unwrap();
+        let qwen2 = Regex::new(&LLAMA3.replace("{1,3}", "")).unwrap();
+        let check = |text: &str| {
+            assert_eq!(words(Presplit::Gpt2, text), matches(&gpt2, text), "gpt-2 {text:?}");
+            assert_eq!(words(Presplit::SmolLm, text), smollm_ref(&gpt2, text), "smollm {text:?}");
+            assert_eq!(words(Presplit::Llama3, text), matches(&llama3, text), "llama-bpe {text:?}");
+            assert_eq!(words(Presplit::Qwen2, text), matches(&qwen2, text), "qwen2 {text:?}");
+        };
+        let alphabet = [' ', '\t', '\n', '\r', '\u{3000}', 'a', 'é', '1', '½', '.', '\'', '\u{301}'];
+        for len in 0..=4u32 {
+            for number in 0..alphabet.len().pow(len) {
+                let digit = |i| alphabet[number / alphabet.len().pow(i) % alphabet.len()];
+                check(&(0..len).map(digit).collect::<String>());
+            }
+        }
+        for contraction in
+            ["s", "t", "re", "ve", "m", "ll", "d", "S", "T", "rE", "VE", "M", "lL", "D", "ſ", "r", "l", "ß"]
+        {
+            for after in ["", "x", " ", "'", "1", "é"] {
+                check(&format!("'{contraction}{after}"));
+                check(&format!("a 'a'{contraction}{after}'"));
+            }
+        }
+    }
+
+    #[test]
+    fn classes_of_all_characters() {
+        let classes = [(r"\p{L}", Class::Letter), (r"\p{N}", Class::Number), (r"\s", Class::Space)];
+        let classes = classes.map(|(pattern, class)| (Regex::new(pattern).unwrap(), class));
+        // Characters that the expressions' engine does not know yet are no letters to it.
+        let unassigned = Regex::new(r"\p{Cn}").unwrap();
+        for c in '\0'..=char::MAX {
+            let text = c.to_string();
+            let expected = classes.iter().find(|(regex, _)| regex.is_match(&text).unwrap());
+            let expected = expected.map_or(Class::Other, |&(_, class)| class);
+            assert!(class(c) == expected || unassigned.is_match(&text).unwrap(), "U+{:04X}", c as u32);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn words_are_the_whole_text(text in "\\PC*") {
+            for presplit in [Presplit::Gpt2, Presplit::SmolLm, Presplit::Llama3, Presplit::Qwen2] {
+                prop_assert_eq!(words(presplit, &text).concat(), text.as_str());
+            }
+        }
+    }
 }
