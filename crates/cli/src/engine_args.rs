@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 use edgeward_engine::{Engine, EngineOptions};
-use edgeward_kernels::kv::{KvShape, KvType, PAGE_LEN};
+use edgeward_kernels::DType;
+use edgeward_kernels::kv::{KvType, PAGE_LEN};
 use edgeward_model::Model;
+use edgeward_model::inspect::{Budget, MemoryEstimate};
 
 use crate::device;
 use crate::store::{Progress, Store, human_bytes};
@@ -62,63 +64,33 @@ pub fn engine(
     context_len: usize,
     progress: &Progress,
 ) -> Result<Engine, edgeward_engine::Error> {
-    let need = MemoryNeed::new(model, kv_type);
     // Room for one page of keys and values is the least; what a longer conversation takes comes as it grows.
-    let needed_bytes = need.total_bytes(PAGE_LEN);
-    if let Some(memory) = device::memory().filter(|memory| memory.available_bytes < needed_bytes) {
+    let estimate = MemoryEstimate::new(model.config(), model.file_bytes(), &budget(Some(PAGE_LEN), kv_type));
+    if let (Some(false), Some(available_bytes)) = (estimate.fits, estimate.available_bytes) {
         progress.note(&format!(
             "This model needs {} of memory and {} are free: close other programs, or take a smaller model.",
-            human_bytes(needed_bytes),
-            human_bytes(memory.available_bytes)
+            human_bytes(estimate.total_bytes),
+            human_bytes(available_bytes)
         ));
     }
     Engine::new(model, EngineOptions { n_threads, kv_type, context_len, ..EngineOptions::default() })
+}
+
+/// What there is of memory for a model with keys and values kept as `kv_type`.
+pub fn budget(context_len: Option<usize>, kv_type: KvType) -> Budget {
+    Budget {
+        context_len,
+        kv_dtype: match kv_type {
+            KvType::F16 => DType::F16,
+            KvType::Q8_0 => DType::Q8_0,
+        },
+        n_batch: BATCH_TOKENS,
+        available_bytes: device::memory().map(|memory| memory.available_bytes),
+    }
 }
 
 /// Opens the model that `name` stands for, after pulling it if need be.
 pub fn open(name: &str, progress: &mut Progress) -> Result<Arc<Model>, Box<dyn std::error::Error>> {
     let path = Store::open()?.resolve(name, progress)?;
     Ok(Arc::new(Model::load(&path)?))
-}
-
-/// What running a model takes of memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemoryNeed {
-    /// Weights: the file, since what is repacked replaces its pages.
-    pub weight_bytes: u64,
-    /// Activations and logits.
-    pub work_bytes: u64,
-    /// Keys and values of [`PAGE_LEN`] tokens.
-    page_bytes: u64,
-}
-
-impl MemoryNeed {
-    /// Of `model`, with keys and values kept as `kv_type`.
-    pub fn new(model: &Model, kv_type: KvType) -> MemoryNeed {
-        let config = model.config();
-        let head_dims = (config.n_heads * 2 + config.n_kv_heads * 2) * config.head_dim;
-        let per_token = 3 * config.hidden_dim + 2 * config.ffn_dim + head_dims;
-        let floats = BATCH_TOKENS * per_token + 2 * config.vocab_size;
-        let shape = KvShape {
-            n_layers: config.n_layers,
-            n_kv_heads: config.n_kv_heads,
-            head_dim: config.head_dim,
-            kv_type,
-        };
-        MemoryNeed {
-            weight_bytes: model.file_bytes(),
-            work_bytes: (floats * size_of::<f32>()) as u64,
-            page_bytes: shape.page_bytes() as u64,
-        }
-    }
-
-    /// Keys and values of `n_tokens`.
-    pub fn kv_bytes(&self, n_tokens: usize) -> u64 {
-        self.page_bytes.saturating_mul(n_tokens.div_ceil(PAGE_LEN) as u64)
-    }
-
-    /// Everything, for a conversation of `n_tokens`.
-    pub fn total_bytes(&self, n_tokens: usize) -> u64 {
-        self.weight_bytes.saturating_add(self.work_bytes).saturating_add(self.kv_bytes(n_tokens))
-    }
 }

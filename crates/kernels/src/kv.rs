@@ -185,6 +185,16 @@ pub(crate) struct KvHead<'a> {
 
 /// Where vectors of keys and values come from: a page, or a copy of it widened to `f32`.
 pub(crate) trait KvSource: Copy {
+    /// Whether it lies in memory that nobody has read lately, so that it pays to ask for it ahead of time.
+    const IS_COLD: bool;
+    /// Bytes of an element.
+    const ELEMENT_BYTES: usize;
+
+    /// Where the keys begin.
+    fn keys(self) -> *const u8;
+    /// Where the values begin.
+    fn values(self) -> *const u8;
+
     /// Coordinate `dim` of the keys at the sixteen positions of block `block`.
     ///
     /// # Safety
@@ -207,6 +217,17 @@ pub(crate) struct HalfSource {
 }
 
 impl KvSource for HalfSource {
+    const IS_COLD: bool = true;
+    const ELEMENT_BYTES: usize = 2;
+
+    #[inline(always)]
+    fn keys(self) -> *const u8 {
+        self.keys.cast()
+    }
+    #[inline(always)]
+    fn values(self) -> *const u8 {
+        self.values.cast()
+    }
     #[inline(always)]
     unsafe fn key<S: Simd>(self, s: S, block: usize, dim: usize) -> S::F {
         // SAFETY: the caller's.
@@ -230,6 +251,17 @@ pub(crate) struct ByteSource {
 }
 
 impl KvSource for ByteSource {
+    const IS_COLD: bool = true;
+    const ELEMENT_BYTES: usize = 1;
+
+    #[inline(always)]
+    fn keys(self) -> *const u8 {
+        self.keys.cast()
+    }
+    #[inline(always)]
+    fn values(self) -> *const u8 {
+        self.values.cast()
+    }
     #[inline(always)]
     unsafe fn key<S: Simd>(self, s: S, block: usize, dim: usize) -> S::F {
         // SAFETY: the caller's.
@@ -259,6 +291,17 @@ pub(crate) struct FloatSource {
 }
 
 impl KvSource for FloatSource {
+    const IS_COLD: bool = false;
+    const ELEMENT_BYTES: usize = 4;
+
+    #[inline(always)]
+    fn keys(self) -> *const u8 {
+        self.keys.cast()
+    }
+    #[inline(always)]
+    fn values(self) -> *const u8 {
+        self.values.cast()
+    }
     #[inline(always)]
     unsafe fn key<S: Simd>(self, s: S, block: usize, dim: usize) -> S::F {
         // SAFETY: the caller's.
@@ -272,6 +315,11 @@ impl KvSource for FloatSource {
 }
 
 impl KvHead<'_> {
+    /// Where the keys begin.
+    pub fn keys(&self) -> *const u8 {
+        self.keys.as_ptr()
+    }
+
     pub fn half_source(&self) -> HalfSource {
         HalfSource {
             keys: self.keys.as_ptr().cast(),

@@ -1,23 +1,19 @@
 //! `edgeward inspect`: what is in a model file, and what running it will take.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::io;
+use std::path::PathBuf;
 
-use edgeward_kernels::kv::KvType;
-use edgeward_model::gguf::Value;
-use edgeward_model::{Model, Source};
+use edgeward_model::Config;
+use edgeward_model::inspect::{Format, Inspection, MemoryEstimate, TensorInfo, Verdict, inspect};
 use serde::Serialize;
 
 use crate::Outcome;
-use crate::device;
-use crate::engine_args::{self, MemoryNeed};
+use crate::engine_args::{self, KvArg};
 use crate::output::{self, Align, Table, print_line};
-use crate::store::{Progress, Verbosity, human_bytes};
+use crate::store::{Progress, Store, Verbosity, human_bytes};
 
-/// Longer strings of the metadata are cut in the table, characters.
+/// Longer values of the metadata are cut in the table, characters.
 const MAX_SHOWN_CHARS: usize = 70;
-/// Conversation lengths for which the memory is stated, besides the model's own.
-const CONTEXT_LENS: [usize; 2] = [2048, 8192];
 
 /// Show what is in a model: metadata, tensors, bytes per type, and the memory that it needs
 #[derive(clap::Args)]
@@ -25,6 +21,7 @@ const CONTEXT_LENS: [usize; 2] = [2048, 8192];
 Examples:
   edgeward inspect smollm2-135m
   edgeward inspect ./model.gguf --tensors
+  edgeward inspect smollm2-135m --context 2048 --kv q8_0
   edgeward inspect smollm2-135m --json")]
 pub struct Args {
     /// Name, hf:org/repo[/file.gguf] or path
@@ -32,6 +29,12 @@ pub struct Args {
     /// List every tensor, instead of one line for all layers
     #[arg(long)]
     tensors: bool,
+    /// Longest conversation to estimate memory for, tokens [default: what the model was made for]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    context: Option<u32>,
+    /// How keys and values are kept
+    #[arg(long, value_enum, default_value = "f16")]
+    kv: KvArg,
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
@@ -39,57 +42,17 @@ pub struct Args {
 
 #[derive(Serialize)]
 struct Report {
-    path: String,
-    format: String,
-    size_bytes: u64,
-    n_weights: u64,
-    config: Vec<(&'static str, String)>,
-    types: Vec<TypeRow>,
-    memory: MemoryReport,
-    metadata: Vec<(String, serde_json::Value)>,
-    tensors: Vec<TensorRow>,
-}
-
-#[derive(Serialize)]
-struct TypeRow {
-    dtype: String,
-    n_tensors: usize,
-    n_weights: u64,
-    size_bytes: u64,
-}
-
-#[derive(Serialize)]
-struct TensorRow {
-    name: String,
-    dtype: String,
-    n_rows: usize,
-    n_cols: usize,
-    size_bytes: u64,
-}
-
-#[derive(Serialize)]
-struct MemoryReport {
-    weight_bytes: u64,
-    work_bytes: u64,
-    /// For each length of conversation and type of keys and values.
-    needs: Vec<NeedRow>,
-    available_bytes: Option<u64>,
-}
-
-#[derive(Serialize)]
-struct NeedRow {
-    context_len: usize,
-    kv_type: &'static str,
-    kv_bytes: u64,
-    total_bytes: u64,
-    /// Unknown where the system does not tell how much memory is free.
-    fits: Option<bool>,
+    path: PathBuf,
+    #[serde(flatten)]
+    inspection: Inspection,
 }
 
 /// Runs the command.
 pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
-    let model = engine_args::open(&args.model, &mut Progress::new(verbosity))?;
-    let report = report(&model);
+    let path = Store::open()?.resolve(&args.model, &mut Progress::new(verbosity))?;
+    let context_len = args.context.map(|len| len as usize);
+    let inspection = inspect(&path, &engine_args::budget(context_len, args.kv.into()))?;
+    let report = Report { path, inspection };
     if args.json {
         return output::print_json(&report);
     }
@@ -97,121 +60,35 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     Ok(())
 }
 
-fn report(model: &Arc<Model>) -> Report {
-    let mut types: BTreeMap<_, TypeRow> = BTreeMap::new();
-    let mut tensors = Vec::new();
-    for (_, tensor) in model.tensors() {
-        let n_weights = tensor.n_rows as u64 * tensor.n_cols as u64;
-        let size_bytes = tensor.data.len() as u64;
-        let dtype = tensor.dtype.name().to_owned();
-        let row = types.entry(tensor.dtype).or_insert(TypeRow {
-            dtype: dtype.clone(),
-            n_tensors: 0,
-            n_weights: 0,
-            size_bytes: 0,
-        });
-        row.n_tensors += 1;
-        row.n_weights += n_weights;
-        row.size_bytes += size_bytes;
-        let (n_rows, n_cols) = (tensor.n_rows, tensor.n_cols);
-        tensors.push(TensorRow { name: tensor.name.to_owned(), dtype, n_rows, n_cols, size_bytes });
-    }
-    let metadata = match model.source() {
-        Source::Gguf(gguf) => gguf.metadata().map(|(key, value)| (key.to_owned(), json(value))).collect(),
-        Source::Folder(_) => Vec::new(),
+fn print(report: &Report, all_tensors: bool) -> io::Result<()> {
+    let Report { path, inspection } = report;
+    let format = match inspection.format {
+        Format::Gguf { version } => format!("GGUF version {version}"),
+        Format::Safetensors { n_files } => format!("safetensors in {n_files} file(s)"),
     };
-    let format = match model.gguf() {
-        Some(gguf) => format!("GGUF version {}", gguf.version()),
-        None => "safetensors".to_owned(),
-    };
-    Report {
-        path: model.path().display().to_string(),
-        format,
-        size_bytes: model.file_bytes(),
-        n_weights: types.values().map(|row| row.n_weights).sum(),
-        config: config_rows(model),
-        types: types.into_values().collect(),
-        memory: memory_report(model),
-        metadata,
-        tensors,
-    }
-}
-
-fn config_rows(model: &Model) -> Vec<(&'static str, String)> {
-    let config = model.config();
-    let mut rows = vec![
-        ("family", format!("{:?}", config.family).to_lowercase()),
-        ("n_layers", config.n_layers.to_string()),
-        ("hidden_dim", config.hidden_dim.to_string()),
-        ("ffn_dim", config.ffn_dim.to_string()),
-        ("n_heads", config.n_heads.to_string()),
-        ("n_kv_heads", config.n_kv_heads.to_string()),
-        ("head_dim", config.head_dim.to_string()),
-        ("vocab_size", config.vocab_size.to_string()),
-        ("context_len", config.context_len.to_string()),
-        ("rope_theta", config.rope.theta.to_string()),
-    ];
-    if let Some(window) = &config.sliding_window {
-        let n_windowed = window.layer_is_windowed.iter().filter(|is_windowed| **is_windowed).count();
-        rows.push(("sliding_window", format!("{} in {n_windowed} layers", window.window_len)));
-    }
-    rows
-}
-
-fn memory_report(model: &Model) -> MemoryReport {
-    let available_bytes = device::memory().map(|memory| memory.available_bytes);
-    let own = model.config().context_len;
-    let lens = CONTEXT_LENS.into_iter().filter(|len| *len < own).chain([own]);
-    let mut needs = Vec::new();
-    for context_len in lens {
-        for (kv_type, name) in [(KvType::F16, "f16"), (KvType::Q8_0, "q8_0")] {
-            // The engine refuses what cannot be cut into groups of 32.
-            if kv_type == KvType::Q8_0 && !model.config().head_dim.is_multiple_of(32) {
-                continue;
-            }
-            let need = MemoryNeed::new(model, kv_type);
-            let total_bytes = need.total_bytes(context_len);
-            needs.push(NeedRow {
-                context_len,
-                kv_type: name,
-                kv_bytes: need.kv_bytes(context_len),
-                total_bytes,
-                fits: available_bytes.map(|available| total_bytes <= available),
-            });
-        }
-    }
-    let need = MemoryNeed::new(model, KvType::F16);
-    MemoryReport { weight_bytes: need.weight_bytes, work_bytes: need.work_bytes, needs, available_bytes }
-}
-
-/// A metadata value; of an array only what it is, for vocabularies have hundreds of thousands of entries.
-fn json(value: Value) -> serde_json::Value {
-    if let Some(array) = value.as_array() {
-        return format!("{} x {}", array.len(), array.element_type().name()).into();
-    }
-    match value {
-        Value::String(text) => text.into(),
-        Value::Bool(flag) => flag.into(),
-        Value::F32(_) | Value::F64(_) => value.as_f64().into(),
-        _ => value.as_i64().map(Into::into).or(value.as_u64().map(Into::into)).unwrap_or_default(),
-    }
-}
-
-fn print(report: &Report, all_tensors: bool) -> std::io::Result<()> {
+    print_line(&path.display().to_string())?;
+    let n_millions = inspection.n_params as f64 / 1e6;
     print_line(&format!(
-        "{}\n{}, {}, {:.1} million weights\n",
-        report.path,
-        report.format,
-        human_bytes(report.size_bytes),
-        report.n_weights as f64 / 1e6
+        "{format}, {}, {n_millions:.1} million weights\n",
+        human_bytes(inspection.file_bytes)
     ))?;
-    let mut table = Table::new(&[("HYPERPARAMETER", Align::Left), ("VALUE", Align::Right)]);
-    for (name, value) in &report.config {
-        table.row(vec![(*name).to_owned(), value.clone()]);
-    }
-    table.print()?;
-
+    print_types(inspection)?;
     print_line("")?;
+    print_tensors(&inspection.tensors, all_tensors)?;
+    print_line("")?;
+    print_metadata(inspection)?;
+    print_line("")?;
+    match &inspection.verdict {
+        Verdict::Runs { config, memory } => {
+            print_config(config)?;
+            print_line("")?;
+            print_memory(memory)
+        }
+        Verdict::Refused { reason } => print_line(&format!("This model cannot be run: {reason}")),
+    }
+}
+
+fn print_types(inspection: &Inspection) -> io::Result<()> {
     let mut table = Table::new(&[
         ("TYPE", Align::Left),
         ("TENSORS", Align::Right),
@@ -219,45 +96,25 @@ fn print(report: &Report, all_tensors: bool) -> std::io::Result<()> {
         ("BYTES", Align::Right),
         ("BITS PER WEIGHT", Align::Right),
     ]);
-    for row in &report.types {
+    for total in &inspection.types {
         table.row(vec![
-            row.dtype.clone(),
-            row.n_tensors.to_string(),
-            row.n_weights.to_string(),
-            row.size_bytes.to_string(),
-            format!("{:.2}", row.size_bytes as f64 * 8.0 / row.n_weights as f64),
+            total.dtype.to_owned(),
+            total.n_tensors.to_string(),
+            total.n_params.to_string(),
+            total.size_bytes.to_string(),
+            format!("{:.2}", total.size_bytes as f64 * 8.0 / total.n_params as f64),
         ]);
     }
-    table.print()?;
-
-    print_line("")?;
-    print_tensors(&report.tensors, all_tensors)?;
-
-    if !report.metadata.is_empty() {
-        print_line("")?;
-        let mut table = Table::new(&[("KEY", Align::Left), ("VALUE", Align::Left)]);
-        for (key, value) in &report.metadata {
-            let value = match value {
-                serde_json::Value::String(text) => shorten(text),
-                other => other.to_string(),
-            };
-            table.row(vec![key.clone(), value]);
-        }
-        table.print()?;
-    }
-
-    print_line("")?;
-    print_memory(&report.memory)
+    table.print()
 }
 
-fn print_tensors(tensors: &[TensorRow], all: bool) -> std::io::Result<()> {
+fn print_tensors(tensors: &[TensorInfo], all: bool) -> io::Result<()> {
     // One line for tensors that differ only in the number of their layer.
-    let mut groups: Vec<(String, &TensorRow, usize)> = Vec::new();
+    let mut groups: Vec<(String, &TensorInfo, u64)> = Vec::new();
     for tensor in tensors {
         let pattern = if all { tensor.name.clone() } else { without_numbers(&tensor.name) };
         let same = groups.iter_mut().find(|(known, first, _)| {
-            *known == pattern
-                && (&first.dtype, first.n_rows, first.n_cols) == (&tensor.dtype, tensor.n_rows, tensor.n_cols)
+            *known == pattern && first.dtype == tensor.dtype && first.shape == tensor.shape
         });
         match same {
             Some((_, _, count)) => *count += 1,
@@ -268,71 +125,107 @@ fn print_tensors(tensors: &[TensorRow], all: bool) -> std::io::Result<()> {
         ("TENSOR", Align::Left),
         ("COUNT", Align::Right),
         ("TYPE", Align::Left),
-        ("ROWS", Align::Right),
-        ("COLUMNS", Align::Right),
+        ("SHAPE", Align::Right),
         ("BYTES", Align::Right),
     ]);
     for (pattern, first, count) in groups {
+        let shape: Vec<String> = first.shape.iter().map(usize::to_string).collect();
         table.row(vec![
             pattern,
             count.to_string(),
-            first.dtype.clone(),
-            first.n_rows.to_string(),
-            first.n_cols.to_string(),
-            (first.size_bytes * count as u64).to_string(),
+            first.dtype.to_owned(),
+            shape.join(" x "),
+            (first.size_bytes * count).to_string(),
         ]);
     }
     table.print()
 }
 
-fn print_memory(memory: &MemoryReport) -> std::io::Result<()> {
-    let mut table = Table::new(&[
-        ("CONVERSATION", Align::Right),
-        ("KEYS AND VALUES", Align::Left),
-        ("THEIR SIZE", Align::Right),
-        ("MEMORY TO RUN", Align::Right),
-        ("", Align::Left),
-    ]);
-    for need in &memory.needs {
-        table.row(vec![
-            format!("{} tokens", need.context_len),
-            need.kv_type.to_owned(),
-            human_bytes(need.kv_bytes),
-            human_bytes(need.total_bytes),
-            match need.fits {
-                Some(true) => "fits".to_owned(),
-                Some(false) => "does not fit".to_owned(),
-                None => String::new(),
-            },
-        ]);
+fn print_metadata(inspection: &Inspection) -> io::Result<()> {
+    let mut table = Table::new(&[("KEY", Align::Left), ("TYPE", Align::Left), ("VALUE", Align::Left)]);
+    for entry in &inspection.metadata {
+        let value = match &entry.value {
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let value = match entry.n_elements {
+            Some(n) => format!("{n}: {value}"),
+            None => value,
+        };
+        table.row(vec![entry.key.clone(), entry.value_type.clone(), shorten(&value)]);
+    }
+    table.print()
+}
+
+fn print_config(config: &Config) -> io::Result<()> {
+    let mut table = Table::new(&[("HYPERPARAMETER", Align::Left), ("VALUE", Align::Right)]);
+    let numbers = [
+        ("n_layers", config.n_layers),
+        ("hidden_dim", config.hidden_dim),
+        ("ffn_dim", config.ffn_dim),
+        ("n_heads", config.n_heads),
+        ("n_kv_heads", config.n_kv_heads),
+        ("head_dim", config.head_dim),
+        ("vocab_size", config.vocab_size),
+        ("context_len", config.context_len),
+    ];
+    table.row(vec!["family".into(), format!("{:?}", config.family).to_lowercase()]);
+    for (name, number) in numbers {
+        table.row(vec![name.into(), number.to_string()]);
+    }
+    table.row(vec!["rope_theta".into(), config.rope.theta.to_string()]);
+    if let Some(window) = &config.sliding_window {
+        let n_windowed = window.layer_is_windowed.iter().filter(|is_windowed| **is_windowed).count();
+        table.row(vec!["window_len".into(), format!("{} in {n_windowed} layers", window.window_len)]);
+    }
+    table.print()
+}
+
+fn print_memory(memory: &MemoryEstimate) -> io::Result<()> {
+    let mut table = Table::new(&[("MEMORY TO RUN", Align::Left), ("", Align::Right)]);
+    let keys = format!("keys and values of {} tokens, {}", memory.context_len, memory.kv_dtype);
+    for (what, bytes) in [
+        ("weights".to_owned(), memory.weights_bytes),
+        (keys, memory.kv_cache_bytes),
+        ("activations".to_owned(), memory.activation_bytes),
+        ("together".to_owned(), memory.total_bytes),
+    ] {
+        table.row(vec![what, human_bytes(bytes)]);
+    }
+    if let Some(available_bytes) = memory.available_bytes {
+        table.row(vec!["free now".into(), human_bytes(available_bytes)]);
     }
     table.print()?;
-    if let Some(available_bytes) = memory.available_bytes {
-        print_line(&format!("{} of memory are free now.", human_bytes(available_bytes)))?;
-        if memory.needs.iter().all(|need| need.fits == Some(false)) {
-            print_line("This model will not fit: close other programs, or take a smaller model.")?;
+    match (memory.fits, memory.longest_context_len) {
+        (Some(true), _) => print_line("It fits."),
+        (Some(false), Some(0)) => {
+            print_line("It will not fit: close other programs, or take a smaller model.")
         }
+        (Some(false), Some(longest)) => {
+            print_line(&format!("It will not fit: at most {longest} tokens will (--context {longest})."))
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// `blk.17.attn_q.weight` -> `blk.N.attn_q.weight`.
 fn without_numbers(name: &str) -> String {
-    let steps: Vec<&str> = name
-        .split('.')
-        .map(
-            |step| {
-                if !step.is_empty() && step.bytes().all(|byte| byte.is_ascii_digit()) { "N" } else { step }
-            },
-        )
-        .collect();
+    let is_number = |step: &str| !step.is_empty() && step.bytes().all(|byte| byte.is_ascii_digit());
+    let steps: Vec<&str> = name.split('.').map(|step| if is_number(step) { "N" } else { step }).collect();
     steps.join(".")
 }
 
 /// The beginning of `text` on one line.
 fn shorten(text: &str) -> String {
-    let line: String = text.chars().take(MAX_SHOWN_CHARS).flat_map(char::escape_debug).collect();
-    if text.chars().count() > MAX_SHOWN_CHARS { format!("{line}...") } else { line }
+    let line: String = text.chars().take(MAX_SHOWN_CHARS).collect();
+    let ending = if line.len() < text.len() { "..." } else { "" };
+    // Quotes need no escape here, line breaks and terminal commands do.
+    let is_printable = |c: &char| !c.is_control();
+    let escaped: String = line
+        .chars()
+        .map(|c| if is_printable(&c) { c.to_string() } else { c.escape_default().to_string() })
+        .collect();
+    escaped + ending
 }
 
 #[cfg(test)]
@@ -343,7 +236,8 @@ mod tests {
     fn names_and_values_for_a_table() {
         assert_eq!(without_numbers("blk.17.attn_q.weight"), "blk.N.attn_q.weight");
         assert_eq!(without_numbers("output.weight"), "output.weight");
-        assert_eq!(shorten("a\nb"), "a\\nb");
+        assert_eq!(shorten("a\n\x1b[\"b\""), "a\\n\\u{1b}[\"b\"");
+        assert_eq!(shorten(&"é".repeat(MAX_SHOWN_CHARS)), "é".repeat(MAX_SHOWN_CHARS));
         assert_eq!(shorten(&"é".repeat(MAX_SHOWN_CHARS + 1)), format!("{}...", "é".repeat(MAX_SHOWN_CHARS)));
     }
 }

@@ -5,8 +5,9 @@
 //! window. A model with a beginning token sees it in place of the first token of every window. What remains after the
 //! last whole window is left out. Perplexity is e to the mean of the negative log-probabilities.
 
-use std::fs;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use edgeward_engine::{CancelToken, log_probability};
@@ -32,9 +33,13 @@ pub struct Args {
     /// Tokens that are read at once; the second half is scored
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(4..))]
     window: u32,
-    /// Only the first so many windows
+    /// Only so many windows, evenly spread over the text
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
-    max_windows: Option<u32>,
+    windows: Option<u32>,
+    /// Write the logits of the scored positions to this file: little-endian u32 number of rows, u32 vocabulary size,
+    /// then the rows as f32
+    #[arg(long, value_name = "PATH")]
+    dump_logits: Option<PathBuf>,
     #[command(flatten)]
     engine: EngineArgs,
     /// Print JSON instead of a sentence
@@ -65,48 +70,106 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     let bos = tokenizer.bos().filter(|bos| tokens.first() == Some(bos));
 
     let window_len = args.window as usize;
-    let n_windows = (tokens.len() / window_len).min(args.max_windows.map_or(usize::MAX, |n| n as usize));
-    if n_windows == 0 {
+    let n_all = tokens.len() / window_len;
+    if n_all == 0 {
         let n_tokens = tokens.len();
         return Err(format!(
             "the text has {n_tokens} tokens and a window {window_len}: give a longer text or a smaller --window"
         )
         .into());
     }
+    let chosen = spread(n_all, args.windows.map_or(n_all, |n| n as usize));
+    // The logits at a position are those of the next token; the last position has none to score.
+    let scored = window_len / 2..window_len - 1;
+    let mut dump = match &args.dump_logits {
+        Some(path) => Some(Dump::create(path, chosen.len() * scored.len(), model.config().vocab_size)?),
+        None => None,
+    };
     let mut engine = args.engine.engine(&model, &progress)?;
     let cancel = CancelToken::new();
     let mut scores = Scores::default();
     let start = Instant::now();
-    for (window_idx, window) in tokens.chunks_exact_mut(window_len).take(n_windows).enumerate() {
+    for (n_done, window_idx) in chosen.iter().enumerate() {
+        let window = &mut tokens[window_idx * window_len..][..window_len];
         if let Some(bos) = bos {
             window[0] = bos;
         }
-        // The logits at a position are those of the next token; the last position has none to score.
-        let first = window_len / 2;
         let mut sequence = engine.new_sequence();
-        engine.score(&mut sequence, &window[..window_len - 1], first, &cancel, |idx, logits| {
+        engine.score(&mut sequence, &window[..scored.end], scored.start, &cancel, |idx, logits| {
             scores.push(-log_probability(logits, window[idx + 1]));
+            if let Some(dump) = &mut dump {
+                dump.row(logits);
+            }
         })?;
-        if window_idx % 16 == 15 {
-            progress.note(&format!("{} of {n_windows} windows: {:.4}", window_idx + 1, scores.perplexity()));
+        if n_done % 16 == 15 {
+            progress.note(&format!("{} of {} windows: {:.4}", n_done + 1, chosen.len(), scores.perplexity()));
         }
     }
     let report = Report {
         perplexity: scores.perplexity(),
         standard_error: scores.perplexity_error(),
         n_scored: scores.n,
-        n_windows,
+        n_windows: chosen.len(),
         window_len,
-        tokens_per_s: (n_windows * window_len) as f64 / start.elapsed().as_secs_f64(),
+        tokens_per_s: (chosen.len() * window_len) as f64 / start.elapsed().as_secs_f64(),
     };
+    if let Some(dump) = dump {
+        dump.finish()?;
+    }
     if args.json {
         return output::print_json(&report);
     }
     output::print_line(&format!(
-        "perplexity {:.4} +/- {:.4} over {} tokens in {n_windows} windows of {window_len} ({:.0} tokens/s)",
-        report.perplexity, report.standard_error, report.n_scored, report.tokens_per_s
+        "perplexity {:.4} +/- {:.4} over {} tokens in {} windows of {window_len} ({:.0} tokens/s)",
+        report.perplexity, report.standard_error, report.n_scored, report.n_windows, report.tokens_per_s
     ))?;
     Ok(())
+}
+
+/// `n_wanted` of the indices below `n_all`, evenly spread, the first and the last among them; all if there are fewer.
+fn spread(n_all: usize, n_wanted: usize) -> Vec<usize> {
+    match n_wanted {
+        1 => vec![0],
+        _ if n_wanted >= n_all => (0..n_all).collect(),
+        _ => {
+            let step = (n_all - 1) as f64 / (n_wanted - 1) as f64;
+            (0..n_wanted).map(|i| (i as f64 * step).round_ties_even() as usize).collect()
+        }
+    }
+}
+
+/// A file of logits. Errors are kept until the end: the engine's callback cannot return them.
+struct Dump {
+    path: PathBuf,
+    out: BufWriter<File>,
+    outcome: io::Result<()>,
+}
+
+impl Dump {
+    fn create(path: &Path, n_rows: usize, vocab_size: usize) -> Result<Dump, String> {
+        let header = [n_rows, vocab_size].map(|n| u32::try_from(n).map(u32::to_le_bytes));
+        let [Ok(n_rows), Ok(vocab_size)] = header else {
+            return Err(format!("{n_rows} rows are too many for one file: choose fewer --windows"));
+        };
+        let file =
+            File::create(path).map_err(|error| format!("could not create {}: {error}", path.display()))?;
+        let mut out = BufWriter::with_capacity(1 << 20, file);
+        let outcome = out.write_all(&n_rows).and_then(|()| out.write_all(&vocab_size));
+        Ok(Dump { path: path.to_owned(), out, outcome })
+    }
+
+    fn row(&mut self, logits: &[f32]) {
+        if self.outcome.is_ok() {
+            let mut write = || logits.iter().try_for_each(|logit| self.out.write_all(&logit.to_le_bytes()));
+            self.outcome = write();
+        }
+    }
+
+    fn finish(mut self) -> Result<(), String> {
+        self.outcome
+            .and_then(|()| self.out.flush())
+            .map_err(|error| format!("could not write {}: {error}", self.path.display()))
+    }
 }
 
 /// Negative log-probabilities, summed.
@@ -141,6 +204,15 @@ impl Scores {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn windows_are_evenly_spread() {
+        assert_eq!(spread(5, 5), [0, 1, 2, 3, 4]);
+        assert_eq!(spread(3, 9), [0, 1, 2]);
+        assert_eq!(spread(10, 4), [0, 3, 6, 9]);
+        assert_eq!(spread(10, 1), [0]);
+        assert_eq!(spread(117, 30).last(), Some(&116));
+    }
 
     #[test]
     fn perplexity_of_known_probabilities() {
