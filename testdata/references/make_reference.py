@@ -7,7 +7,7 @@ LLAMA_TOKENIZE is llama.cpp's program of that name: the tokens do not come from 
 
 `text` prints the perplexity of the text and writes the scored positions' logits to LOGITS_OUT for `compare_logits.py`,
 and the windows' token ids, as a JSON array of arrays, to LOGITS_OUT with `.ids.json` appended. The protocol is
-llama-perplexity's: windows of 512 tokens (the first N, else all), logits at positions 256 to 510 of each scored, a BOS
+llama-perplexity's: windows of 512 tokens (N of them, evenly spread, else all), logits at positions 256 to 510 of each scored, a BOS
 token in the first place where the model wants one; what looks like a special token is text.
 
 Format of a logits file, little-endian: u32 n_rows, u32 vocab_size, then n_rows * vocab_size f32 logits; the rows are the
@@ -46,10 +46,19 @@ def tokenize(program, model, *source):
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
+def spread(n_all, n_wanted):
+    """`n_wanted` of the indices below `n_all`, evenly spread, as `edgeward perplexity --windows` chooses them."""
+    if n_wanted == 1:
+        return [0]
+    if n_wanted >= n_all:
+        return list(range(n_all))
+    step = (n_all - 1) / (n_wanted - 1)
+    return [round(i * step) for i in range(n_wanted)]
+
+
 def text(model, ids, logits_path, n_windows):
     cut = windows(model, ids)
-    if n_windows:
-        cut = cut[:n_windows]
+    cut = cut[spread(len(cut), n_windows or len(cut))]
     Path(logits_path + ".ids.json").write_text(json.dumps(cut.tolist()))
     where = scored()
     n_rows = len(cut) * (where.stop - where.start)
