@@ -7,8 +7,8 @@ LLAMA_TOKENIZE is llama.cpp's program of that name: the tokens do not come from 
 
 `text` prints the perplexity of the text and writes the scored positions' logits to LOGITS_OUT for `compare_logits.py`,
 and the windows' token ids, as a JSON array of arrays, to LOGITS_OUT with `.ids.json` appended. The protocol is
-llama-perplexity's: windows of 512 tokens (N of them, evenly spread, else all), logits at positions 256 to 510 of each scored, a BOS
-token in the first place where the model wants one; what looks like a special token is text.
+llama-perplexity's: windows of 512 tokens (N of them, evenly spread, else all), logits at positions 256 to 510 of each
+scored, a BOS token in the first place where the model wants one; what looks like a special token is text.
 
 Format of a logits file, little-endian: u32 n_rows, u32 vocab_size, then n_rows * vocab_size f32 logits; the rows are the
 scored positions, window after window.
