@@ -391,6 +391,7 @@ impl Kernel for Attend<'_, '_> {
             // SAFETY: the sources are of pages that hold `n_pos` positions.
             unsafe {
                 match (shape.kv_type, n_rows < WIDEN_ROWS) {
+                    (KvType::F32, _) => kernel.run(s, [a.float_source(), b.float_source()]),
                     (KvType::F16, true) => kernel.run(s, [a.half_source(), b.half_source()]),
                     (KvType::Q8_0, true) => kernel.run(s, [a.byte_source(), b.byte_source()]),
                     (KvType::F16, false) => {
