@@ -45,7 +45,8 @@ fn run(case: &Case, pool: &mut Pool, isa: Isa, qkv: &[f32], steps: &[usize]) -> 
         let mut out = Activations::default();
         let is_blocks = (case.heads.n_heads * case.heads.head_dim).is_multiple_of(32);
         let form = if is_blocks { Form::Int8 } else { Form::Float };
-        attend(pool, isa, 1, case.heads, rows, &segments, (form, &mut out), &mut scratch);
+        let plan = Plan::new(case.heads, &segments);
+        attend(pool, isa, 1, &plan, rows, &segments, (form, &mut out), &mut scratch);
         all.extend_from_slice(out.rows());
         first_pos += n_tokens;
     }
@@ -124,7 +125,8 @@ fn sequences_of_a_batch_do_not_mix() {
         Segment { pages: &mut b, first_pos: 0, n_tokens: 200 },
     ];
     store(&mut pool, 0, case.heads, &batch, &mut segments);
-    attend(&mut pool, isa, 0, case.heads, &batch, &segments, (Form::Int8, &mut out), &mut scratch);
+    let plan = Plan::new(case.heads, &segments);
+    attend(&mut pool, isa, 0, &plan, &batch, &segments, (Form::Int8, &mut out), &mut scratch);
     let n = case.heads.n_heads * case.heads.head_dim;
     assert!(out.rows()[..n] == alone[200 * n..201 * n]);
     assert!(out.rows()[n..] == alone[..200 * n]);
