@@ -24,14 +24,15 @@ pub(super) enum Presplit {
 
 impl Presplit {
     /// Names in `tokenizer.ggml.pre` that are understood.
-    pub(super) const NAMES: [&str; 6] = ["gpt-2", "smollm", "llama-bpe", "llama-v3", "llama3", "qwen2"];
+    pub(super) const NAMES: [&str; 7] =
+        ["gpt-2", "smollm", "llama-bpe", "llama-v3", "llama3", "qwen2", "deepseek-r1-qwen"];
 
     pub(super) fn from_name(name: &str) -> Option<Presplit> {
         Some(match name {
             "gpt-2" => Presplit::Gpt2,
             "smollm" => Presplit::SmolLm,
             "llama-bpe" | "llama-v3" | "llama3" => Presplit::Llama3,
-            "qwen2" => Presplit::Qwen2,
+            "qwen2" | "deepseek-r1-qwen" => Presplit::Qwen2,
             _ => return None,
         })
     }
