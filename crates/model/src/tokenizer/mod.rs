@@ -130,8 +130,8 @@ const MAX_TEXT_BYTES: usize = 1 << 31;
 /// Encodes text into token ids and decodes them.
 ///
 /// Its tokens are llama.cpp's for GGUF vocabularies and Hugging Face's for `tokenizer.json`. From llama.cpp it differs
-/// where that one does from the model's own tokenizer: `'ſ` is a contraction for Llama 3 and Qwen2, `</s>` is the
-/// end of a strike-through for Gemma also in text from outside, and joining never makes a control or byte token.
+/// in that `</s>`, which ends a strike-through for Gemma, is that also in text from outside, and in that joining
+/// never makes a control or byte token.
 pub struct Tokenizer {
     vocab: Vocab,
     encoder: Encoder,
