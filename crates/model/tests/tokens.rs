@@ -366,8 +366,11 @@ proptest! {
     }
 }
 
+/// Model; tokens with scores and types; merges; the id of special tokens.
+type AnyVocab = (&'static str, Vec<(String, f32, i32)>, Vec<String>, Option<u32>);
+
 /// Vocabularies of all kinds of nonsense: most are refused, those that are not must work.
-fn any_vocab() -> impl Strategy<Value = (&'static str, Vec<(String, f32, i32)>, Vec<String>, Option<u32>)> {
+fn any_vocab() -> impl Strategy<Value = AnyVocab> {
     let text = prop_oneof![3 => "[abĠ▁ é]{0,4}", 1 => "<0x[0-9A-Fa-f]{2}>", 1 => "\\PC{0,3}"];
     let score = prop_oneof![9 => -9.0f32..1.0, 1 => any::<f32>()];
     let token_type = prop_oneof![9 => 1..7, 1 => any::<i32>()];
