@@ -23,6 +23,8 @@ pub enum KvArg {
     /// Bytes with a scale for each 32: half the memory
     #[value(name = "q8_0")]
     Q8_0,
+    /// Floats as they are computed: twice the memory
+    F32,
 }
 
 impl From<KvArg> for KvType {
@@ -30,6 +32,7 @@ impl From<KvArg> for KvType {
         match arg {
             KvArg::F16 => KvType::F16,
             KvArg::Q8_0 => KvType::Q8_0,
+            KvArg::F32 => KvType::F32,
         }
     }
 }
@@ -83,6 +86,7 @@ pub fn budget(context_len: Option<usize>, kv_type: KvType) -> Budget {
         kv_dtype: match kv_type {
             KvType::F16 => DType::F16,
             KvType::Q8_0 => DType::Q8_0,
+            KvType::F32 => DType::F32,
         },
         n_batch: BATCH_TOKENS,
         available_bytes: device::memory().map(|memory| memory.available_bytes),

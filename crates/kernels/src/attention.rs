@@ -197,7 +197,7 @@ pub fn attend(
     (form, out): (Form, &mut Activations),
     scratch: &mut Scratch,
 ) {
-    let group_len = heads.group_len();
+    let (group_len, n_threads) = (heads.group_len(), pool.n_threads());
     let n_tokens: usize = segments.iter().map(|segment| segment.n_tokens).sum();
     let (items, n_partials, counters) = plan(heads, segments);
     let partial_len = group_len * State::row_len(heads);
@@ -233,6 +233,7 @@ pub fn attend(
                 pages: segment.pages,
                 first_pos: segment.first_pos + item.tokens.start,
                 n_tokens: item.tokens.len(),
+                n_threads,
                 qkv: &qkv[first_token * heads.row_len()..],
                 worker,
             };
@@ -335,6 +336,8 @@ struct Work<'a> {
     /// Of the first token.
     first_pos: usize,
     n_tokens: usize,
+    /// Threads that share the work.
+    n_threads: usize,
     /// From the first token's row on.
     qkv: &'a [f32],
     worker: &'a mut WorkerScratch,
@@ -359,6 +362,7 @@ impl Kernel for Attend<'_, '_> {
         part.resize(n_rows * row_len, 0.0);
         total.resize(n_rows * row_len, 0.0);
         let first_chunk = self.chunks.start;
+        let last_chunk = (work.first_pos + work.n_tokens - 1) / CHUNK;
         for chunk in self.chunks {
             let first_pos = chunk * CHUNK;
             let n_pos = (work.first_pos + work.n_tokens).min(first_pos + CHUNK) - first_pos;
@@ -373,7 +377,11 @@ impl Kernel for Attend<'_, '_> {
                 first_pos,
                 scores,
                 state: into,
+                next_keys: std::ptr::null(),
             };
+            // Whoever finishes a chunk of one token's takes, most likely, the one after those that are in work.
+            let next = (chunk + work.n_threads).min(last_chunk) * CHUNK / PAGE_LEN;
+            kernel.next_keys = work.pages[next].head(work.layer, work.kv_head).keys();
             let pages = &work.pages[first_pos / PAGE_LEN..];
             // The second page, if the chunk has got that far.
             let second = (n_pos - 1) / PAGE_LEN;
@@ -383,6 +391,7 @@ impl Kernel for Attend<'_, '_> {
             // SAFETY: the sources are of pages that hold `n_pos` positions.
             unsafe {
                 match (shape.kv_type, n_rows < WIDEN_ROWS) {
+                    (KvType::F32, _) => kernel.run(s, [a.float_source(), b.float_source()]),
                     (KvType::F16, true) => kernel.run(s, [a.half_source(), b.half_source()]),
                     (KvType::Q8_0, true) => kernel.run(s, [a.byte_source(), b.byte_source()]),
                     (KvType::F16, false) => {
@@ -443,6 +452,8 @@ struct ChunkKernel<'a> {
     scores: &'a mut [f32],
     /// `[n_rows]` of [`State`].
     state: &'a mut [f32],
+    /// The keys that will be wanted next, to be asked for while this chunk's values are read.
+    next_keys: *const u8,
 }
 
 impl ChunkKernel<'_> {
@@ -474,7 +485,7 @@ impl ChunkKernel<'_> {
             for row in 0..self.n_rows {
                 let visible = self.heads.visible(self.first_query + row / self.heads.group_len());
                 let local = |pos: usize| pos.saturating_sub(self.first_pos).min(self.n_pos);
-                let scores = &mut self.scores[row * CHUNK..][..CHUNK];
+                let scores = &mut self.scores[row * CHUNK..][..self.n_pos.next_multiple_of(LANES)];
                 let state = &mut self.state[row * row_len..][..row_len];
                 (state[0], state[1]) = softmax(s, scores, local(visible.start)..local(visible.end));
                 state[LANES..].fill(0.0);
@@ -542,6 +553,11 @@ impl ChunkKernel<'_> {
         // SAFETY: the caller's; every query has `head_dim` values.
         unsafe {
             for dim in 0..self.heads.head_dim {
+                if K::IS_COLD && row == 0 {
+                    // The values of the same page are as many bytes, and come next.
+                    let at = (block * self.heads.head_dim + dim * B) * LANES * K::ELEMENT_BYTES;
+                    prefetch::<S, K, B>(s, source.values().wrapping_add(at));
+                }
                 let mut keys = [s.splat(0.0); B];
                 for b in 0..B {
                     keys[b] = source.key(s, block + b, dim);
@@ -616,6 +632,10 @@ impl ChunkKernel<'_> {
                 }
             }
             for pos in 0..n_pos {
+                if K::IS_COLD && row == 0 && page == 0 {
+                    let at = (pos * self.heads.head_dim + part * LANES) * K::ELEMENT_BYTES;
+                    prefetch::<S, K, C>(s, self.next_keys.wrapping_add(at));
+                }
                 let mut values = [s.splat(0.0); C];
                 for c in 0..C {
                     values[c] = source.value(s, pos, part + c);
@@ -644,35 +664,46 @@ impl ChunkKernel<'_> {
     }
 }
 
+/// Asks for as many bytes as `N` vectors of elements take.
+#[inline(always)]
+fn prefetch<S: Simd, K: KvSource, const N: usize>(s: S, src: *const u8) {
+    for line in 0..(N * LANES * K::ELEMENT_BYTES).div_ceil(64) {
+        s.prefetch(src.wrapping_add(64 * line));
+    }
+}
+
 /// Scores to weights, e^(score - largest), within `visible`; zeros elsewhere. The largest score and the sum of
-/// weights; minus infinity and zero if nothing is visible.
+/// weights; minus infinity and zero if nothing is visible. The scores are whole vectors.
 #[inline(always)]
 fn softmax<S: Simd>(s: S, scores: &mut [f32], visible: Range<usize>) -> (f32, f32) {
-    scores[..visible.start].fill(f32::NEG_INFINITY);
-    scores[visible.end..].fill(f32::NEG_INFINITY);
-    let mut max = s.splat(f32::NEG_INFINITY);
-    for block in scores.as_chunks::<LANES>().0 {
-        // SAFETY: sixteen values are readable.
-        max = s.max(max, unsafe { s.load(block.as_ptr()) });
-    }
-    let max = s.reduce_max(max);
     if visible.is_empty() {
         scores.fill(0.0);
         return (f32::NEG_INFINITY, 0.0);
     }
-    for block in scores.as_chunks_mut::<LANES>().0 {
-        // SAFETY: as above.
-        unsafe {
-            let x = s.sub(s.load(block.as_ptr()), s.splat(max));
-            s.store(block.as_mut_ptr(), math::exp(s, x));
-        }
+    let is_whole = visible.start == 0 && visible.end == scores.len();
+    if !is_whole {
+        scores[..visible.start].fill(f32::NEG_INFINITY);
+        scores[visible.end..].fill(f32::NEG_INFINITY);
     }
-    scores[..visible.start].fill(0.0);
-    scores[visible.end..].fill(0.0);
+    let mut max = s.splat(f32::NEG_INFINITY);
+    for at in (0..scores.len()).step_by(LANES) {
+        max = s.max(max, math::load_part(s, scores, at));
+    }
+    let max = s.reduce_max(max);
     let mut sum = s.splat(0.0);
-    for block in scores.as_chunks::<LANES>().0 {
-        // SAFETY: as above.
-        sum = s.add(sum, unsafe { s.load(block.as_ptr()) });
+    for at in (0..scores.len()).step_by(LANES) {
+        let weight = math::exp(s, s.sub(math::load_part(s, scores, at), s.splat(max)));
+        sum = s.add(sum, weight);
+        math::store_part(s, scores, at, weight);
+    }
+    if !is_whole {
+        // Even e^-infinity came out as something: what is not visible weighs nothing.
+        scores[..visible.start].fill(0.0);
+        scores[visible.end..].fill(0.0);
+        sum = s.splat(0.0);
+        for at in (0..scores.len()).step_by(LANES) {
+            sum = s.add(sum, math::load_part(s, scores, at));
+        }
     }
     (max, s.reduce_add(sum))
 }

@@ -8,7 +8,7 @@
 //!   keys need no sum across lanes;
 //! - values: `[PAGE_LEN][head_dim padded to 16]`, sixteen coordinates to a vector.
 //!
-//! Elements are half floats, or bytes with one half-float scale for each 32 coordinates of a position (ggml's Q8_0):
+//! Elements are floats, half floats, or bytes with one half-float scale for each 32 coordinates of a position (ggml's Q8_0):
 //! keys' scales `[PAGE_LEN / 16][head_dim / 32][16]`, values' `[PAGE_LEN][head_dim / 32]`.
 
 use half::f16;
@@ -29,6 +29,8 @@ pub enum KvType {
     F16,
     /// Bytes with one scale for each 32.
     Q8_0,
+    /// Floats as they were computed: for exactness, at twice the memory of half floats.
+    F32,
 }
 
 /// What a page has room for.
@@ -54,7 +56,7 @@ impl KvShape {
     }
     fn k_scale_bytes(self) -> usize {
         match self.kv_type {
-            KvType::F16 => 0,
+            KvType::F16 | KvType::F32 => 0,
             KvType::Q8_0 => PAGE_LEN * (self.head_dim / GROUP) * 2,
         }
     }
@@ -63,6 +65,7 @@ impl KvShape {
     }
     fn element_bytes(self) -> usize {
         match self.kv_type {
+            KvType::F32 => 4,
             KvType::F16 => 2,
             KvType::Q8_0 => 1,
         }
@@ -99,7 +102,7 @@ impl KvPage {
     /// # Panics
     /// If the head's dimension does not suit the element type.
     pub fn new(shape: KvShape) -> KvPage {
-        assert!(shape.kv_type == KvType::F16 || shape.head_dim.is_multiple_of(GROUP));
+        assert!(shape.kv_type != KvType::Q8_0 || shape.head_dim.is_multiple_of(GROUP));
         KvPage { shape, data: Buffer::zeroed(shape.page_bytes()) }
     }
 
@@ -124,6 +127,12 @@ impl KvPage {
         let (values, data) = data.split_at_mut(shape.v_code_bytes());
         let (block, lane) = (slot / LANES, slot % LANES);
         match shape.kv_type {
+            KvType::F32 => {
+                let keys = keys[block * dim * LANES * 4..].chunks_exact_mut(4).skip(lane).step_by(LANES);
+                keys.zip(key).for_each(|(out, x)| out.copy_from_slice(&x.to_le_bytes()));
+                let values = values[slot * shape.padded_dim() * 4..].chunks_exact_mut(4);
+                values.zip(value).for_each(|(out, x)| out.copy_from_slice(&x.to_le_bytes()));
+            }
             KvType::F16 => {
                 let halves = |x: f32| f16::from_f32(x).to_le_bytes();
                 let keys = keys[block * dim * LANES * 2..].chunks_exact_mut(2).skip(lane).step_by(LANES);
@@ -185,6 +194,16 @@ pub(crate) struct KvHead<'a> {
 
 /// Where vectors of keys and values come from: a page, or a copy of it widened to `f32`.
 pub(crate) trait KvSource: Copy {
+    /// Whether it lies in memory that nobody has read lately, so that it pays to ask for it ahead of time.
+    const IS_COLD: bool;
+    /// Bytes of an element.
+    const ELEMENT_BYTES: usize;
+
+    /// Where the keys begin.
+    fn keys(self) -> *const u8;
+    /// Where the values begin.
+    fn values(self) -> *const u8;
+
     /// Coordinate `dim` of the keys at the sixteen positions of block `block`.
     ///
     /// # Safety
@@ -207,6 +226,17 @@ pub(crate) struct HalfSource {
 }
 
 impl KvSource for HalfSource {
+    const IS_COLD: bool = true;
+    const ELEMENT_BYTES: usize = 2;
+
+    #[inline(always)]
+    fn keys(self) -> *const u8 {
+        self.keys.cast()
+    }
+    #[inline(always)]
+    fn values(self) -> *const u8 {
+        self.values.cast()
+    }
     #[inline(always)]
     unsafe fn key<S: Simd>(self, s: S, block: usize, dim: usize) -> S::F {
         // SAFETY: the caller's.
@@ -230,6 +260,17 @@ pub(crate) struct ByteSource {
 }
 
 impl KvSource for ByteSource {
+    const IS_COLD: bool = true;
+    const ELEMENT_BYTES: usize = 1;
+
+    #[inline(always)]
+    fn keys(self) -> *const u8 {
+        self.keys.cast()
+    }
+    #[inline(always)]
+    fn values(self) -> *const u8 {
+        self.values.cast()
+    }
     #[inline(always)]
     unsafe fn key<S: Simd>(self, s: S, block: usize, dim: usize) -> S::F {
         // SAFETY: the caller's.
@@ -249,7 +290,7 @@ impl KvSource for ByteSource {
     }
 }
 
-/// A page widened to `f32`, in the layout of a page of half floats.
+/// A page of floats, or one widened to them, in the layout of a page of half floats.
 #[derive(Clone, Copy)]
 pub(crate) struct FloatSource {
     keys: *const f32,
@@ -259,6 +300,17 @@ pub(crate) struct FloatSource {
 }
 
 impl KvSource for FloatSource {
+    const IS_COLD: bool = false;
+    const ELEMENT_BYTES: usize = 4;
+
+    #[inline(always)]
+    fn keys(self) -> *const u8 {
+        self.keys.cast()
+    }
+    #[inline(always)]
+    fn values(self) -> *const u8 {
+        self.values.cast()
+    }
     #[inline(always)]
     unsafe fn key<S: Simd>(self, s: S, block: usize, dim: usize) -> S::F {
         // SAFETY: the caller's.
@@ -272,8 +324,22 @@ impl KvSource for FloatSource {
 }
 
 impl KvHead<'_> {
+    /// Where the keys begin.
+    pub fn keys(&self) -> *const u8 {
+        self.keys.as_ptr()
+    }
+
     pub fn half_source(&self) -> HalfSource {
         HalfSource {
+            keys: self.keys.as_ptr().cast(),
+            values: self.values.as_ptr().cast(),
+            dim: self.shape.head_dim,
+            padded_dim: self.shape.padded_dim(),
+        }
+    }
+
+    pub fn float_source(&self) -> FloatSource {
+        FloatSource {
             keys: self.keys.as_ptr().cast(),
             values: self.values.as_ptr().cast(),
             dim: self.shape.head_dim,

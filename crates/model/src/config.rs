@@ -198,6 +198,12 @@ impl Config {
             if window.layer_is_windowed.len() != self.n_layers {
                 return invalid("the sliding window's pattern", "one truth value for each layer");
             }
+            // Gemma 3 scales its global layers only, as the contract says; the other families would scale all.
+            if self.family != Family::Gemma3 && self.rope.scaling != RopeScaling::None {
+                return Err(ConfigError::Unsupported {
+                    what: "rope scaling together with a sliding window".into(),
+                });
+            }
         }
         Ok(())
     }

@@ -177,10 +177,6 @@ pub(crate) fn config_of(json: &Object<String, Value>) -> Result<(Config, OutputH
         activation,
     };
     config.check()?;
-    if class != Class::Gemma3 && config.sliding_window.is_some() && config.rope.scaling != RopeScaling::None {
-        // Scaling is for global layers only, and here transformers scales all.
-        return Err(ConfigError::Unsupported { what: "rope scaling together with a sliding window".into() });
-    }
     Ok((config, if is_tied { OutputHead::Tied } else { OutputHead::Own }))
 }
 

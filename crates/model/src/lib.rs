@@ -1,8 +1,9 @@
 //! Model files: GGUF and safetensors in and out, configuration, tokenizer, chat template.
 //!
 //! [`Model::load`] opens a model, whatever its format: a [`Config`] in the field's words and [`Tensor`]s by their
-//! [`Slot`] in the network, viewed where the file is mapped. [`gguf`] reads and writes the format itself; [`Model::source`] leads
-//! to what the tokenizer and chat template are made from. This crate does not know how a model is computed.
+//! [`Slot`] in the network, viewed where the file is mapped. [`gguf`] and [`safetensors`] read (and the first writes)
+//! the formats themselves, [`inspect`] describes a model without running it, and [`Model::source`] leads to what the
+//! tokenizer and the chat template are made from. This crate does not know how a model is computed.
 #![deny(unsafe_code)]
 
 pub mod chat;

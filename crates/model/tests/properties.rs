@@ -1,15 +1,16 @@
 //! Properties of the readers that no list of cases exhausts: what is written is read back, and no damage makes them
 //! panic.
 
+mod reading;
+
 use std::io::Write;
-use std::path::Path;
 
 use edgeward_kernels::DType;
-use edgeward_model::Model;
 use edgeward_model::gguf::{ArrayBuf, Gguf, GgufWriter, Value, ValueType};
-use edgeward_model::safetensors::Safetensors;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
+
+use reading::{read_gguf, read_safetensors};
 
 /// A metadata value that owns what it holds.
 #[derive(Clone, Debug)]
@@ -186,46 +187,4 @@ fn gguf_file() -> Vec<u8> {
 fn safetensors_file() -> Vec<u8> {
     let header = r#"{"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},"b":{"dtype":"BF16","shape":[3],"data_offsets":[16,22]}}"#;
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[1; 22]].concat()
-}
-
-/// Reads all there is to read, where the file is accepted.
-fn read_gguf(bytes: Vec<u8>) {
-    let Ok(file) = Gguf::from_bytes(bytes) else { return };
-    for (key, value) in file.metadata() {
-        assert_eq!(file.get(key).map(|value| value.value_type()), Some(value.value_type()));
-        if let Some(array) = value.as_array() {
-            read_array(array.values(), array.len());
-        }
-    }
-    for tensor in file.tensors() {
-        assert_eq!(file.tensor(tensor.name).map(|tensor| tensor.offset), Some(tensor.offset));
-        let matrix = tensor.as_matrix();
-        assert_eq!(matrix.data.len(), matrix.n_rows * matrix.dtype.row_bytes(matrix.n_cols).unwrap());
-    }
-    if let Ok(model) = Model::from_gguf(file, Path::new("damaged.gguf")) {
-        assert!(model.config().check().is_ok());
-    }
-}
-
-fn read_array<'a, E>(values: impl Iterator<Item = Result<Value<'a>, E>>, len: usize) {
-    let mut n = 0;
-    for value in values {
-        n += 1;
-        if let Ok(Value::Array(inner)) = value {
-            read_array(inner.values(), inner.len());
-        }
-    }
-    assert_eq!(n, len);
-}
-
-/// Reads all there is to read, where the file is accepted.
-fn read_safetensors(bytes: Vec<u8>) {
-    let n_bytes = bytes.len();
-    let Ok(file) = Safetensors::from_bytes(bytes) else { return };
-    for tensor in file.tensors() {
-        assert_eq!(file.tensor(tensor.name).map(|tensor| tensor.shape), Some(tensor.shape));
-        let matrix = tensor.as_matrix();
-        assert_eq!(matrix.data.len(), matrix.n_rows * matrix.dtype.row_bytes(matrix.n_cols).unwrap());
-    }
-    assert!(file.tensors().map(|tensor| tensor.data.len()).sum::<usize>() < n_bytes);
 }

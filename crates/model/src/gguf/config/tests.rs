@@ -220,6 +220,11 @@ fn windows() {
         read(Family::Llama, set("attention.sliding_window", Meta::U32(0))),
         Ok(fixture::config(Family::Llama))
     );
+    let scaled = read(Family::Llama, |parts| {
+        parts.set("attention.sliding_window", Meta::U32(16));
+        parts.set("rope.scaling.factor", Meta::F32(2.0));
+    });
+    assert!(matches!(scaled, Err(ConfigError::Unsupported { .. })));
     for wrong in
         [Meta::Text("6".into()), Meta::Array(ArrayBuf::i32s([1; 7])), Meta::Array(ArrayBuf::i32s([1; 6]))]
     {

@@ -1,0 +1,121 @@
+//! Writes the seeds from which the fuzzer starts: `cargo run --manifest-path fuzz/Cargo.toml --example seeds`.
+//!
+//! Small valid files that between them reach every part of the readers; the fuzzer damages and recombines them.
+
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+
+use edgeward_kernels::DType;
+use edgeward_model::gguf::{ArrayBuf, GgufWriter, Value, ValueType};
+
+/// Name, dimensions with the fastest-varying first, type.
+type Described = (&'static str, Vec<usize>, DType);
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
+    fs::create_dir_all(seeds.join("gguf"))?;
+    fs::create_dir_all(seeds.join("safetensors"))?;
+
+    let tokens = ArrayBuf::strings(["<s>", "Ġa", "é"]);
+    let scores = ArrayBuf::f32s([0.0, -1.0, -2.0]);
+    let nested = ArrayBuf::new(ValueType::Array, [tokens.value(), scores.value()]);
+    let deep = ArrayBuf::new(ValueType::Array, [nested.value(), nested.value()]);
+    let bools = ArrayBuf::new(ValueType::Bool, [Value::Bool(true), Value::Bool(false)]);
+    write_gguf(&seeds.join("gguf/empty"), &[], &[])?;
+    write_gguf(
+        &seeds.join("gguf/values"),
+        &[
+            ("u8", Value::U8(1)),
+            ("i8", Value::I8(-1)),
+            ("u16", Value::U16(1)),
+            ("i16", Value::I16(-1)),
+            ("u32", Value::U32(1)),
+            ("i32", Value::I32(-1)),
+            ("u64", Value::U64(1)),
+            ("i64", Value::I64(-1)),
+            ("f32", Value::F32(0.5)),
+            ("f64", Value::F64(0.5)),
+            ("bool", Value::Bool(true)),
+            ("string", Value::String("text")),
+            ("strings", tokens.value()),
+            ("floats", scores.value()),
+            ("bools", bools.value()),
+            ("deep", deep.value()),
+        ],
+        &[],
+    )?;
+    let types = DType::ALL.map(|dtype| (dtype.name(), vec![dtype.block_len(), 1], dtype));
+    write_gguf(&seeds.join("gguf/types"), &[], &types)?;
+    // A whole model, that Model::from_gguf accepts: one layer, one head.
+    let f32s = |name, dims: &[usize]| (name, dims.to_vec(), DType::F32);
+    write_gguf(
+        &seeds.join("gguf/llama"),
+        &[
+            ("general.architecture", Value::String("llama")),
+            ("llama.block_count", Value::U32(1)),
+            ("llama.context_length", Value::U32(8)),
+            ("llama.embedding_length", Value::U32(2)),
+            ("llama.feed_forward_length", Value::U32(2)),
+            ("llama.attention.head_count", Value::U32(1)),
+            ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
+            ("llama.rope.scaling.type", Value::String("none")),
+            ("tokenizer.ggml.tokens", tokens.value()),
+        ],
+        &[
+            f32s("rope_freqs.weight", &[1]),
+            f32s("token_embd.weight", &[2, 3]),
+            f32s("output_norm.weight", &[2]),
+            f32s("blk.0.attn_norm.weight", &[2]),
+            f32s("blk.0.attn_q.weight", &[2, 2]),
+            f32s("blk.0.attn_k.weight", &[2, 2]),
+            f32s("blk.0.attn_v.weight", &[2, 2]),
+            f32s("blk.0.attn_output.weight", &[2, 2]),
+            f32s("blk.0.ffn_norm.weight", &[2]),
+            f32s("blk.0.ffn_gate.weight", &[2, 2]),
+            f32s("blk.0.ffn_up.weight", &[2, 2]),
+            f32s("blk.0.ffn_down.weight", &[2, 2]),
+        ],
+    )?;
+
+    for (name, header, data_bytes) in [
+        ("empty", "{}", 0),
+        ("one", r#"{"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}}"#, 16),
+        (
+            "three",
+            concat!(
+                r#"{"__metadata__":{"format":"pt"},"#,
+                r#""a":{"dtype":"F16","shape":[],"data_offsets":[0,2]},"#,
+                r#""b.\u00e9":{"dtype":"BF16","shape":[3],"data_offsets":[2,8]},"#,
+                r#""c":{"dtype":"F32","shape":[1,2,1],"data_offsets":[8,16]}}  "#
+            ),
+            16,
+        ),
+    ] {
+        let length = (header.len() as u64).to_le_bytes();
+        let bytes = [&length[..], header.as_bytes(), &vec![0; data_bytes]].concat();
+        fs::write(seeds.join("safetensors").join(name), bytes)?;
+    }
+    Ok(())
+}
+
+/// A file of those keys, and tensors whose bytes all read as 1.0 in F32.
+fn write_gguf(path: &Path, keys: &[(&str, Value<'_>)], tensors: &[Described]) -> Result<(), Box<dyn Error>> {
+    let mut writer = GgufWriter::new();
+    for (key, value) in keys {
+        writer.key(key, *value)?;
+    }
+    for (name, dims, dtype) in tensors {
+        writer.tensor(name, dims, *dtype)?;
+    }
+    let mut sizes = tensors.iter().map(|(_, dims, dtype)| {
+        let row_bytes = dtype.row_bytes(dims[0]).unwrap_or(0);
+        row_bytes * dims[1..].iter().product::<usize>()
+    });
+    let one = 1f32.to_le_bytes();
+    writer.write_file(path, |_, out| {
+        let n_bytes = sizes.next().unwrap_or(0);
+        out.write_all(&one.iter().copied().cycle().take(n_bytes).collect::<Vec<u8>>())
+    })?;
+    Ok(())
+}
