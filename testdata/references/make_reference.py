@@ -5,10 +5,10 @@
 
 LLAMA_TOKENIZE is llama.cpp's program of that name: the tokens do not come from what is being judged.
 
-`text` prints the perplexity of the text (llama-perplexity's protocol: windows of 512 tokens, logits at positions 256 to
-510 of each scored, a BOS token in the first place where the model wants one; N windows evenly spread, else all) and
-writes those positions' logits to LOGITS_OUT for `compare_logits.py`, and the token ids of the windows, as a JSON array
-of arrays, to LOGITS_OUT with `.ids.json` appended.
+`text` prints the perplexity of the text and writes the scored positions' logits to LOGITS_OUT for `compare_logits.py`,
+and the windows' token ids, as a JSON array of arrays, to LOGITS_OUT with `.ids.json` appended. The protocol is
+llama-perplexity's: windows of 512 tokens (N of them, evenly spread, else all), logits at positions 256 to 510 of each
+scored, a BOS token in the first place where the model wants one; what looks like a special token is text.
 
 Format of a logits file, little-endian: u32 n_rows, u32 vocab_size, then n_rows * vocab_size f32 logits; the rows are the
 scored positions, window after window.
@@ -46,10 +46,19 @@ def tokenize(program, model, *source):
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
+def spread(n_all, n_wanted):
+    """`n_wanted` of the indices below `n_all`, evenly spread, as `edgeward perplexity --windows` chooses them."""
+    if n_wanted == 1:
+        return [0]
+    if n_wanted >= n_all:
+        return list(range(n_all))
+    step = (n_all - 1) / (n_wanted - 1)
+    return [round(i * step) for i in range(n_wanted)]
+
+
 def text(model, ids, logits_path, n_windows):
     cut = windows(model, ids)
-    if n_windows:
-        cut = cut[torch.linspace(0, len(cut) - 1, n_windows).round().long()]
+    cut = cut[spread(len(cut), n_windows or len(cut))]
     Path(logits_path + ".ids.json").write_text(json.dumps(cut.tolist()))
     where = scored()
     n_rows = len(cut) * (where.stop - where.start)
@@ -115,7 +124,8 @@ def main():
     began = time.time()
     model = Reference(args.model)
     if args.part == "text":
-        text(model, tokenize(args.tokenizer, args.model, "-f", args.text), args.out, args.windows)
+        ids = tokenize(args.tokenizer, args.model, "-f", args.text, "--no-parse-special")
+        text(model, ids, args.out, args.windows)
     else:
         greedy(model, args)
     print(f"{time.time() - began:.0f} s")
