@@ -449,6 +449,13 @@ struct Plans {
     windowed: Option<(Heads, Plan)>,
 }
 
+/// The two branches of a transformer block.
+#[derive(Clone, Copy)]
+enum Branch {
+    Attention,
+    FeedForward,
+}
+
 /// One layer's part of the forward pass.
 struct LayerPass<'a> {
     config: &'a Config,
@@ -480,10 +487,10 @@ impl LayerPass<'_> {
             scale: config.attn_scale,
         };
         attention::prepare(self.pool, isa, heads, prepare, &mut b.qkv);
-        attention::store(self.pool, layer_idx, heads, &b.qkv, segments);
+        attention::store(self.pool, isa, layer_idx, heads, &b.qkv, segments);
         let out = (form_for(&[&layer.o], forms.o), &mut b.attn);
-        attention::attend(self.pool, isa, layer_idx, plan, &b.qkv, segments, out, &mut b.scratch);
-        add_branch(self.pool, isa, config, &layer.o, &b.attn, &layer.post_attn_norm, &mut b.branch, &mut b.x);
+        attention::attend(self.pool, isa, layer_idx, &b.qkv, (plan, segments), out, &mut b.scratch);
+        self.add_branch(Branch::Attention);
     }
 
     /// x += down(activation(gate(rms_norm(x))) * up(rms_norm(x)))
@@ -497,16 +504,22 @@ impl LayerPass<'_> {
         let b = &mut *self.buffers;
         let form = form_for(&[&layer.down], forms.ffn);
         gated_linear(self.pool, isa, (&layer.gate, &layer.up), activation, &b.normed, form, &mut b.ffn);
-        add_branch(
-            self.pool,
-            isa,
-            config,
-            &layer.down,
-            &b.ffn,
-            &layer.post_ffn_norm,
-            &mut b.branch,
-            &mut b.x,
-        );
+        self.add_branch(Branch::FeedForward);
+    }
+
+    /// x += map(branch's result), normed before it is added where the family does so.
+    fn add_branch(&mut self, branch: Branch) {
+        let Buffers { x, branch: added, attn, ffn, .. } = &mut *self.buffers;
+        let (map, input, post_norm) = match branch {
+            Branch::Attention => (&self.layer.o, attn, &self.layer.post_attn_norm),
+            Branch::FeedForward => (&self.layer.down, ffn, &self.layer.post_ffn_norm),
+        };
+        let Some(weight) = post_norm else {
+            return linear(self.pool, self.isa, &[map], input, Mode::Add, x);
+        };
+        added.resize(x.len(), 0.0);
+        linear(self.pool, self.isa, &[map], input, Mode::Store, added);
+        math::add_rms_norm(self.pool, self.isa, x, added, weight, self.config.rms_norm_eps);
     }
 
     /// normed = rms_norm(x)
@@ -522,23 +535,4 @@ impl LayerPass<'_> {
 /// The form in which maps get their common input: floats unless one is quantised.
 fn form_for(maps: &[&Linear], quantized: Form) -> Form {
     if maps.iter().any(|map| map.matrix.is_quantized()) { quantized } else { Form::Float }
-}
-
-/// x += map(input), normed before it is added where the family does so.
-fn add_branch(
-    pool: &mut Pool,
-    isa: Isa,
-    config: &Config,
-    map: &Linear,
-    input: &Activations,
-    post_norm: &Option<Vec<f32>>,
-    branch: &mut Vec<f32>,
-    x: &mut [f32],
-) {
-    let Some(weight) = post_norm else {
-        return linear(pool, isa, &[map], input, Mode::Add, x);
-    };
-    branch.resize(x.len(), 0.0);
-    linear(pool, isa, &[map], input, Mode::Store, branch);
-    math::add_rms_norm(pool, isa, x, branch, weight, config.rms_norm_eps);
 }

@@ -105,7 +105,7 @@ pub struct Segment<'a> {
 ///
 /// # Panics
 /// If a page that is written is shared.
-pub fn store(pool: &mut Pool, layer: usize, heads: Heads, qkv: &[f32], segments: &mut [Segment]) {
+pub fn store(pool: &mut Pool, isa: Isa, layer: usize, heads: Heads, qkv: &[f32], segments: &mut [Segment]) {
     struct Job<'a> {
         page: *mut KvPage,
         slots: Range<usize>,
@@ -139,7 +139,7 @@ pub fn store(pool: &mut Pool, layer: usize, heads: Heads, qkv: &[f32], segments:
             let (keys, values) = row[q_len..].split_at(kv_len);
             let both = keys.chunks_exact(heads.head_dim).zip(values.chunks_exact(heads.head_dim));
             for (head, (key, value)) in both.enumerate() {
-                page.store((layer, head), slot, key, value);
+                page.store(isa, (layer, head), slot, key, value);
             }
         }
     });
@@ -191,9 +191,8 @@ pub fn attend(
     pool: &mut Pool,
     isa: Isa,
     layer: usize,
-    plan: &Plan,
     qkv: &[f32],
-    segments: &[Segment],
+    (plan, segments): (&Plan, &[Segment]),
     (form, out): (Form, &mut Activations),
     scratch: &mut Scratch,
 ) {

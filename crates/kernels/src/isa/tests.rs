@@ -179,7 +179,7 @@ fn integers_and_conversions() {
             for x in self.0.chunks_exact(LANES) {
                 let x: [f32; LANES] = x.try_into().unwrap();
                 // What an `i32` holds; the largest float below 2^31 is 2^31 - 128.
-                let in_range = x.map(|x| if x >= -2147483648.0 && x < 2147483648.0 { x } else { 7.5 });
+                let in_range = x.map(|x| if (-2147483648.0..2147483648.0).contains(&x) { x } else { 7.5 });
                 results.exact("round", [lanes(in_range); 3], lanes(s.round(lanes(in_range))));
                 let n: [i32; LANES] = std::array::from_fn(|_| (rng.next() % 254) as i32 - 126);
                 let scaled = s.scale_by_pow2(lanes(x), lanes(n));
