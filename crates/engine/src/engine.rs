@@ -17,7 +17,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use edgeward_kernels::attention::{self, Heads, Prepare, Scratch, Segment};
+use edgeward_kernels::attention::{self, Heads, Plan, Prepare, Scratch, Segment};
 use edgeward_kernels::kv::{KvShape, KvType};
 use edgeward_kernels::math::{self, rms_norm};
 use edgeward_kernels::{Activations, Form, Isa, Linear, Mode, Pool, gated_linear, linear};
@@ -387,6 +387,18 @@ impl Engine {
         {
             let mut segments: Vec<Segment> =
                 items.iter_mut().map(|(sequence, tokens)| sequence.segment(tokens.len())).collect();
+            let heads = |window_len| Heads {
+                n_heads: self.config.n_heads,
+                n_kv_heads: self.config.n_kv_heads,
+                head_dim: self.config.head_dim,
+                window_len,
+            };
+            let window = self.config.sliding_window.as_ref();
+            let windowed = window.map(|window| heads(Some(window.window_len)));
+            let plans = Plans {
+                global: (heads(None), Plan::new(heads(None), &segments)),
+                windowed: windowed.map(|heads| (heads, Plan::new(heads, &segments))),
+            };
             for (i, layer) in self.weights.layers.iter().enumerate() {
                 let mut pass = LayerPass {
                     config: &self.config,
@@ -396,6 +408,7 @@ impl Engine {
                     layer_idx: i,
                     layer,
                     n_tokens,
+                    plans: &plans,
                     buffers: b,
                 };
                 pass.attention(&mut segments);
@@ -430,6 +443,19 @@ impl Engine {
     }
 }
 
+/// How attention is shared out, in layers that see everything and in those that see a window.
+struct Plans {
+    global: (Heads, Plan),
+    windowed: Option<(Heads, Plan)>,
+}
+
+/// The two branches of a transformer block.
+#[derive(Clone, Copy)]
+enum Branch {
+    Attention,
+    FeedForward,
+}
+
 /// One layer's part of the forward pass.
 struct LayerPass<'a> {
     config: &'a Config,
@@ -439,6 +465,7 @@ struct LayerPass<'a> {
     layer_idx: usize,
     layer: &'a Layer,
     n_tokens: usize,
+    plans: &'a Plans,
     buffers: &'a mut Buffers,
 }
 
@@ -447,12 +474,8 @@ impl LayerPass<'_> {
     fn attention(&mut self, segments: &mut [Segment]) {
         let LayerPass { config, layer, isa, forms, layer_idx, .. } = *self;
         let is_windowed = config.is_windowed(layer_idx);
-        let heads = Heads {
-            n_heads: config.n_heads,
-            n_kv_heads: config.n_kv_heads,
-            head_dim: config.head_dim,
-            window_len: config.sliding_window.as_ref().filter(|_| is_windowed).map(|w| w.window_len),
-        };
+        let windowed = self.plans.windowed.as_ref().filter(|_| is_windowed);
+        let &(heads, ref plan) = windowed.unwrap_or(&self.plans.global);
         self.norm_input(&layer.attn_norm, form_for(&[&layer.q, &layer.k, &layer.v], forms.qkv));
         let b = &mut *self.buffers;
         b.qkv.resize(self.n_tokens * heads.row_len(), 0.0);
@@ -464,10 +487,10 @@ impl LayerPass<'_> {
             scale: config.attn_scale,
         };
         attention::prepare(self.pool, isa, heads, prepare, &mut b.qkv);
-        attention::store(self.pool, layer_idx, heads, &b.qkv, segments);
+        attention::store(self.pool, isa, layer_idx, heads, &b.qkv, segments);
         let out = (form_for(&[&layer.o], forms.o), &mut b.attn);
-        attention::attend(self.pool, isa, layer_idx, heads, &b.qkv, segments, out, &mut b.scratch);
-        add_branch(self.pool, isa, config, &layer.o, &b.attn, &layer.post_attn_norm, &mut b.branch, &mut b.x);
+        attention::attend(self.pool, isa, layer_idx, &b.qkv, (plan, segments), out, &mut b.scratch);
+        self.add_branch(Branch::Attention);
     }
 
     /// x += down(activation(gate(rms_norm(x))) * up(rms_norm(x)))
@@ -481,16 +504,22 @@ impl LayerPass<'_> {
         let b = &mut *self.buffers;
         let form = form_for(&[&layer.down], forms.ffn);
         gated_linear(self.pool, isa, (&layer.gate, &layer.up), activation, &b.normed, form, &mut b.ffn);
-        add_branch(
-            self.pool,
-            isa,
-            config,
-            &layer.down,
-            &b.ffn,
-            &layer.post_ffn_norm,
-            &mut b.branch,
-            &mut b.x,
-        );
+        self.add_branch(Branch::FeedForward);
+    }
+
+    /// x += map(branch's result), normed before it is added where the family does so.
+    fn add_branch(&mut self, branch: Branch) {
+        let Buffers { x, branch: added, attn, ffn, .. } = &mut *self.buffers;
+        let (map, input, post_norm) = match branch {
+            Branch::Attention => (&self.layer.o, attn, &self.layer.post_attn_norm),
+            Branch::FeedForward => (&self.layer.down, ffn, &self.layer.post_ffn_norm),
+        };
+        let Some(weight) = post_norm else {
+            return linear(self.pool, self.isa, &[map], input, Mode::Add, x);
+        };
+        added.resize(x.len(), 0.0);
+        linear(self.pool, self.isa, &[map], input, Mode::Store, added);
+        math::add_rms_norm(self.pool, self.isa, x, added, weight, self.config.rms_norm_eps);
     }
 
     /// normed = rms_norm(x)
@@ -506,23 +535,4 @@ impl LayerPass<'_> {
 /// The form in which maps get their common input: floats unless one is quantised.
 fn form_for(maps: &[&Linear], quantized: Form) -> Form {
     if maps.iter().any(|map| map.matrix.is_quantized()) { quantized } else { Form::Float }
-}
-
-/// x += map(input), normed before it is added where the family does so.
-fn add_branch(
-    pool: &mut Pool,
-    isa: Isa,
-    config: &Config,
-    map: &Linear,
-    input: &Activations,
-    post_norm: &Option<Vec<f32>>,
-    branch: &mut Vec<f32>,
-    x: &mut [f32],
-) {
-    let Some(weight) = post_norm else {
-        return linear(pool, isa, &[map], input, Mode::Add, x);
-    };
-    branch.resize(x.len(), 0.0);
-    linear(pool, isa, &[map], input, Mode::Store, branch);
-    math::add_rms_norm(pool, isa, x, branch, weight, config.rms_norm_eps);
 }

@@ -105,7 +105,7 @@ pub struct Segment<'a> {
 ///
 /// # Panics
 /// If a page that is written is shared.
-pub fn store(pool: &mut Pool, layer: usize, heads: Heads, qkv: &[f32], segments: &mut [Segment]) {
+pub fn store(pool: &mut Pool, isa: Isa, layer: usize, heads: Heads, qkv: &[f32], segments: &mut [Segment]) {
     struct Job<'a> {
         page: *mut KvPage,
         slots: Range<usize>,
@@ -139,7 +139,7 @@ pub fn store(pool: &mut Pool, layer: usize, heads: Heads, qkv: &[f32], segments:
             let (keys, values) = row[q_len..].split_at(kv_len);
             let both = keys.chunks_exact(heads.head_dim).zip(values.chunks_exact(heads.head_dim));
             for (head, (key, value)) in both.enumerate() {
-                page.store((layer, head), slot, key, value);
+                page.store(isa, (layer, head), slot, key, value);
             }
         }
     });
@@ -186,20 +186,21 @@ struct Item {
 }
 
 /// For every token of a batch, the weighted sum of the values that it attends to; `out` gets
-/// `[n_tokens][n_heads * head_dim]`, in the form that is asked for.
+/// `[n_tokens][n_heads * head_dim]`, in the form that is asked for. `plan` is of these very heads and segments.
 pub fn attend(
     pool: &mut Pool,
     isa: Isa,
     layer: usize,
-    heads: Heads,
     qkv: &[f32],
-    segments: &[Segment],
+    (plan, segments): (&Plan, &[Segment]),
     (form, out): (Form, &mut Activations),
     scratch: &mut Scratch,
 ) {
+    let Plan { heads, items, first_tokens, counters, n_partials, n_tokens } = plan;
+    let (heads, n_tokens) = (*heads, *n_tokens);
     let (group_len, n_threads) = (heads.group_len(), pool.n_threads());
-    let n_tokens: usize = segments.iter().map(|segment| segment.n_tokens).sum();
-    let (items, n_partials, counters) = plan(heads, segments);
+    assert_eq!(qkv.len(), n_tokens * heads.row_len(), "the plan is of this batch");
+    counters.iter().for_each(|counter| counter.n_done.store(0, Ordering::Relaxed));
     let partial_len = group_len * State::row_len(heads);
     scratch.partials.resize(n_partials * partial_len, 0.0);
     if scratch.workers.as_ref().is_none_or(|workers| workers.len() < pool.n_threads()) {
@@ -211,13 +212,6 @@ pub fn attend(
     out.resize(n_tokens, heads.n_heads * heads.head_dim, form);
     // A key-value head's share of a row is quantised by whoever completes it, if it is whole blocks.
     let quantizes_parts = form != Form::Float && (group_len * heads.head_dim).is_multiple_of(BLOCK);
-    let first_tokens: Vec<usize> = segments
-        .iter()
-        .scan(0, |sum, segment| {
-            *sum += segment.n_tokens;
-            Some(*sum - segment.n_tokens)
-        })
-        .collect();
     {
         let parts = out.parts();
         pool.run(items.len(), |thread, i| {
@@ -291,40 +285,68 @@ struct Counter {
     first_partial: usize,
 }
 
-/// Cuts a batch into pieces: single tokens by chunks, many tokens by blocks of tokens, the longest first.
-fn plan(heads: Heads, segments: &[Segment]) -> (Vec<Item>, usize, Vec<Counter>) {
-    let mut items = Vec::new();
-    let mut counters: Vec<Counter> = Vec::new();
-    let mut n_partials = 0;
-    for (i, segment) in segments.iter().enumerate() {
-        for kv_head in 0..heads.n_kv_heads {
-            if segment.n_tokens == 1 {
-                let visible = heads.visible(segment.first_pos);
-                let chunks = visible.start / CHUNK..visible.end.div_ceil(CHUNK);
-                if chunks.len() == 1 {
-                    items.push(Item { segment: i, kv_head, tokens: 0..1, chunks, partial: None });
-                    continue;
-                }
-                for chunk in chunks.clone() {
-                    let partial = Some((n_partials + chunk - chunks.start, counters.len()));
-                    items.push(Item { segment: i, kv_head, tokens: 0..1, chunks: chunk..chunk + 1, partial });
-                }
-                let n_chunks = chunks.len() as u32;
-                counters.push(Counter { n_done: AtomicU32::new(0), n_chunks, first_partial: n_partials });
-                n_partials += chunks.len();
-            } else {
-                for first in (0..segment.n_tokens).step_by(TOKENS_PER_PIECE) {
-                    let tokens = first..segment.n_tokens.min(first + TOKENS_PER_PIECE);
-                    let start = heads.visible(segment.first_pos + tokens.start).start;
-                    let end = segment.first_pos + tokens.end;
-                    let chunks = start / CHUNK..end.div_ceil(CHUNK);
-                    items.push(Item { segment: i, kv_head, tokens, chunks, partial: None });
+/// How a batch is cut into pieces: single tokens by chunks, many tokens by blocks of tokens, the longest first. All
+/// layers with the same heads share it.
+pub struct Plan {
+    heads: Heads,
+    items: Vec<Item>,
+    /// Index in the batch of each segment's first token.
+    first_tokens: Vec<usize>,
+    counters: Vec<Counter>,
+    n_partials: usize,
+    n_tokens: usize,
+}
+
+impl Plan {
+    /// The plan for a batch of these segments.
+    pub fn new(heads: Heads, segments: &[Segment]) -> Plan {
+        let mut plan = Plan {
+            heads,
+            items: Vec::new(),
+            first_tokens: Vec::new(),
+            counters: Vec::new(),
+            n_partials: 0,
+            n_tokens: 0,
+        };
+        for (i, segment) in segments.iter().enumerate() {
+            plan.first_tokens.push(plan.n_tokens);
+            plan.n_tokens += segment.n_tokens;
+            for kv_head in 0..heads.n_kv_heads {
+                if segment.n_tokens == 1 {
+                    plan.add_token(i, kv_head, segment.first_pos);
+                } else {
+                    plan.add_blocks(i, kv_head, segment);
                 }
             }
         }
+        plan.items.sort_by_key(|item| std::cmp::Reverse(item.tokens.len() * item.chunks.len()));
+        plan
     }
-    items.sort_by_key(|item| std::cmp::Reverse(item.tokens.len() * item.chunks.len()));
-    (items, n_partials, counters)
+
+    fn add_token(&mut self, segment: usize, kv_head: usize, pos: usize) {
+        let visible = self.heads.visible(pos);
+        let chunks = visible.start / CHUNK..visible.end.div_ceil(CHUNK);
+        if chunks.len() == 1 {
+            self.items.push(Item { segment, kv_head, tokens: 0..1, chunks, partial: None });
+            return;
+        }
+        for (i, chunk) in chunks.clone().enumerate() {
+            let partial = Some((self.n_partials + i, self.counters.len()));
+            self.items.push(Item { segment, kv_head, tokens: 0..1, chunks: chunk..chunk + 1, partial });
+        }
+        let (n_chunks, first_partial) = (chunks.len() as u32, self.n_partials);
+        self.counters.push(Counter { n_done: AtomicU32::new(0), n_chunks, first_partial });
+        self.n_partials += chunks.len();
+    }
+
+    fn add_blocks(&mut self, segment: usize, kv_head: usize, Segment { first_pos, n_tokens, .. }: &Segment) {
+        for first in (0..*n_tokens).step_by(TOKENS_PER_PIECE) {
+            let tokens = first..(*n_tokens).min(first + TOKENS_PER_PIECE);
+            let start = self.heads.visible(first_pos + tokens.start).start;
+            let chunks = start / CHUNK..(first_pos + tokens.end).div_ceil(CHUNK);
+            self.items.push(Item { segment, kv_head, tokens, chunks, partial: None });
+        }
+    }
 }
 
 /// Some tokens of one sequence at one key-value head.

@@ -204,7 +204,7 @@ impl Block {
                 let high = half_at(bytes, 2);
                 for s in 0..8 {
                     let low = bytes[4 + s / 2] >> (4 * (s % 2)) & 15;
-                    b.scales[s] = (low | (high >> (2 * s) & 3) as u8 * 16) as i8 - 32;
+                    b.scales[s] = (low | ((high >> (2 * s) & 3) as u8) << 4) as i8 - 32;
                     b.codes[s] = split_nibbles(&bytes[8 + 16 * s..]);
                 }
             }

@@ -13,7 +13,8 @@
 
 use half::f16;
 
-use crate::isa::{LANES, Simd};
+use crate::isa::{Isa, Kernel, LANES, Simd};
+use crate::math::load_part;
 use crate::memory::Buffer;
 
 /// Positions per page.
@@ -117,7 +118,14 @@ impl KvPage {
     }
 
     /// Stores one position's key and value, each `head_dim` long, in slot `slot`.
-    pub fn store(&mut self, (layer, head): (usize, usize), slot: usize, key: &[f32], value: &[f32]) {
+    pub fn store(
+        &mut self,
+        isa: Isa,
+        (layer, head): (usize, usize),
+        slot: usize,
+        key: &[f32],
+        value: &[f32],
+    ) {
         let shape = self.shape;
         let dim = shape.head_dim;
         assert!(slot < PAGE_LEN && key.len() == dim && value.len() == dim);
@@ -134,11 +142,17 @@ impl KvPage {
                 values.zip(value).for_each(|(out, x)| out.copy_from_slice(&x.to_le_bytes()));
             }
             KvType::F16 => {
-                let halves = |x: f32| f16::from_f32(x).to_le_bytes();
+                let put = |row: &[f32], out: &mut dyn Iterator<Item = &mut [u8]>| {
+                    for part in row.chunks(LANES) {
+                        let halves = isa.run(ToHalf(part));
+                        // The halves first: at its end, a zip has already taken one more of what comes first.
+                        let both = halves[..part.len()].iter().zip(&mut *out);
+                        both.for_each(|(x, out)| out.copy_from_slice(&x.to_le_bytes()));
+                    }
+                };
                 let keys = keys[block * dim * LANES * 2..].chunks_exact_mut(2).skip(lane).step_by(LANES);
-                keys.zip(key).for_each(|(out, x)| out.copy_from_slice(&halves(*x)));
-                let values = values[slot * shape.padded_dim() * 2..].chunks_exact_mut(2);
-                values.zip(value).for_each(|(out, x)| out.copy_from_slice(&halves(*x)));
+                put(key, &mut { keys });
+                put(value, &mut values[slot * shape.padded_dim() * 2..].chunks_exact_mut(2));
             }
             KvType::Q8_0 => {
                 let (key_scales, data) = data.split_at_mut(shape.k_scale_bytes());
@@ -161,6 +175,20 @@ impl KvPage {
         let (values, data) = data.split_at(shape.v_code_bytes());
         let (key_scales, data) = data.split_at(shape.k_scale_bytes());
         KvHead { shape, keys, values, key_scales, value_scales: &data[..shape.k_scale_bytes()] }
+    }
+}
+
+/// At most sixteen values in half precision; zeros after them.
+struct ToHalf<'a>(&'a [f32]);
+
+impl Kernel for ToHalf<'_> {
+    type Output = [u16; LANES];
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> [u16; LANES] {
+        let mut halves = [0; LANES];
+        // SAFETY: sixteen elements are writable.
+        unsafe { s.store_f16(halves.as_mut_ptr(), load_part(s, self.0, 0)) };
+        halves
     }
 }
 
@@ -199,8 +227,6 @@ pub(crate) trait KvSource: Copy {
     /// Bytes of an element.
     const ELEMENT_BYTES: usize;
 
-    /// Where the keys begin.
-    fn keys(self) -> *const u8;
     /// Where the values begin.
     fn values(self) -> *const u8;
 
@@ -229,10 +255,6 @@ impl KvSource for HalfSource {
     const IS_COLD: bool = true;
     const ELEMENT_BYTES: usize = 2;
 
-    #[inline(always)]
-    fn keys(self) -> *const u8 {
-        self.keys.cast()
-    }
     #[inline(always)]
     fn values(self) -> *const u8 {
         self.values.cast()
@@ -263,10 +285,6 @@ impl KvSource for ByteSource {
     const IS_COLD: bool = true;
     const ELEMENT_BYTES: usize = 1;
 
-    #[inline(always)]
-    fn keys(self) -> *const u8 {
-        self.keys.cast()
-    }
     #[inline(always)]
     fn values(self) -> *const u8 {
         self.values.cast()
@@ -303,10 +321,6 @@ impl KvSource for FloatSource {
     const IS_COLD: bool = false;
     const ELEMENT_BYTES: usize = 4;
 
-    #[inline(always)]
-    fn keys(self) -> *const u8 {
-        self.keys.cast()
-    }
     #[inline(always)]
     fn values(self) -> *const u8 {
         self.values.cast()

@@ -7,6 +7,9 @@
 //!   [`Activations`], on the threads of a [`Pool`].
 //! - [`Isa`] is the instruction set to use, chosen at run time; results do not depend on it.
 
+// An array of registers is indexed: with an iterator in between, the compiler may fail to keep it in registers.
+#![allow(clippy::needless_range_loop)]
+
 pub mod acts;
 pub mod attention;
 pub mod block;

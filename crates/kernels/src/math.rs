@@ -51,7 +51,7 @@ pub(crate) fn gate<S: Simd>(s: S, activation: Activation, x: S::F, up: S::F) -> 
         Activation::GeluTanh => {
             // (1 + tanh(u)) / 2 = sigmoid(2 u)
             let inner = s.fma(s.mul(x, x), s.splat(0.044715), s.splat(1.0));
-            s.mul(x, sigmoid(s, s.mul(s.mul(x, s.splat(1.595_769_1)), inner)))
+            s.mul(x, sigmoid(s, s.mul(s.mul(x, s.splat(1.595_769)), inner)))
         }
     };
     s.mul(y, up)

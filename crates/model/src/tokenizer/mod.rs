@@ -124,11 +124,14 @@ const END_TOKENS: [&str; 8] = [
     "</s>",
 ];
 
+/// The longest text, bytes: positions and lengths fit 32 bits, with room for a space before it.
+const MAX_TEXT_BYTES: usize = 1 << 31;
+
 /// Encodes text into token ids and decodes them.
 ///
-/// Equal to llama.cpp's tokens for GGUF vocabularies and to Hugging Face's for `tokenizer.json`, except where the
-/// text contains Unicode 'ſ after an apostrophe (Hugging Face's reading is taken) and that text never becomes a
-/// control or byte token by merging.
+/// Its tokens are llama.cpp's for GGUF vocabularies and Hugging Face's for `tokenizer.json`. From llama.cpp it differs
+/// in that `</s>`, which ends a strike-through for Gemma, is that also in text from outside, and in that joining
+/// never makes a control or byte token.
 pub struct Tokenizer {
     vocab: Vocab,
     encoder: Encoder,
@@ -248,14 +251,14 @@ impl Tokenizer {
     /// Token ids of `text`.
     ///
     /// # Errors
-    /// If the text is longer than 4 GiB, or the `tokenizers` crate refuses it.
+    /// If the text is longer than 2 GiB, or the `tokenizers` crate refuses it.
     pub fn encode(
         &self,
         text: &str,
         add_special: AddSpecial,
         parse_special: ParseSpecial,
     ) -> Result<Vec<u32>, TokenizerError> {
-        if u32::try_from(text.len()).is_err() {
+        if text.len() > MAX_TEXT_BYTES {
             return Err(TokenizerError::TextTooLong { len_bytes: text.len() });
         }
         if let Encoder::Json(json) = &self.encoder {
@@ -291,7 +294,8 @@ impl Tokenizer {
     }
 
     /// Token ids of a conversation that a chat template wrote: control tokens are parsed, and the beginning token that
-    /// the model wants is put before the text unless the template has written it.
+    /// the model wants is put before the text unless the template has written it. Control tokens that a message spells
+    /// are parsed too: who must not forge a turn is to be checked before.
     ///
     /// # Errors
     /// As [`encode`](Tokenizer::encode).
@@ -373,7 +377,7 @@ impl Tokenizer {
 
     /// The text of a control token, for a chat template; empty if there is none.
     pub fn text_of(&self, id: Option<u32>) -> &str {
-        let bytes = id.map_or(&[][..], |id| self.vocab.bytes(id));
+        let bytes = id.and_then(|id| self.token_bytes(id).ok()).unwrap_or_default();
         std::str::from_utf8(bytes).unwrap_or_default()
     }
 
@@ -465,6 +469,13 @@ pub enum TokenizerError {
     NoFallback,
     /// More tokens or more bytes of text than 32 bits count.
     VocabTooLarge,
+    /// The ids of `tokenizer.json` leave out more than they name.
+    SparseIds {
+        /// One more than the highest.
+        vocab_size: usize,
+        /// Tokens that there are.
+        n_tokens: usize,
+    },
     /// The id of a special token is outside the vocabulary.
     SpecialIdOutOfRange {
         /// Key of the id.
@@ -481,7 +492,7 @@ pub enum TokenizerError {
         /// Tokens in the vocabulary.
         vocab_size: usize,
     },
-    /// A text is longer than 32 bits count.
+    /// A text is longer than 2 GiB.
     TextTooLong {
         /// Its length.
         len_bytes: usize,
@@ -529,6 +540,10 @@ impl fmt::Display for TokenizerError {
             Self::VocabTooLarge => {
                 write!(f, "the vocabulary has more than 4 GiB of text; get an intact model file")
             }
+            Self::SparseIds { vocab_size, n_tokens } => write!(
+                f,
+                "tokenizer.json has only {n_tokens} tokens for {vocab_size} ids; get an intact model file"
+            ),
             Self::SpecialIdOutOfRange { name, id, vocab_size } => write!(
                 f,
                 "{name} is {id} but the vocabulary has only {vocab_size} tokens; get an intact model file"
@@ -537,7 +552,7 @@ impl fmt::Display for TokenizerError {
                 write!(f, "token id {id} is out of range; ids of this model are below {vocab_size}")
             }
             Self::TextTooLong { len_bytes } => {
-                write!(f, "a text of {len_bytes} bytes is too long; split it into parts below 4 GiB")
+                write!(f, "a text of {len_bytes} bytes is too long; split it into parts below 2 GiB")
             }
             Self::Json(_) => write!(f, "tokenizer.json cannot be used; get an intact one made by tokenizers"),
         }
