@@ -384,7 +384,8 @@ impl Kernel for Attend<'_, '_> {
         part.resize(n_rows * row_len, 0.0);
         total.resize(n_rows * row_len, 0.0);
         let first_chunk = self.chunks.start;
-        let last_chunk = (work.first_pos + work.n_tokens - 1) / CHUNK;
+        let last_pos = work.first_pos + work.n_tokens - 1;
+        let (last_chunk, last_page) = (last_pos / CHUNK, last_pos / PAGE_LEN);
         for chunk in self.chunks {
             let first_pos = chunk * CHUNK;
             let n_pos = (work.first_pos + work.n_tokens).min(first_pos + CHUNK) - first_pos;
@@ -399,11 +400,14 @@ impl Kernel for Attend<'_, '_> {
                 first_pos,
                 scores,
                 state: into,
-                next_keys: std::ptr::null(),
+                next_keys: [std::ptr::null(); 2],
             };
             // Whoever finishes a chunk of one token's takes, most likely, the one after those that are in work.
             let next = (chunk + work.n_threads).min(last_chunk) * CHUNK / PAGE_LEN;
-            kernel.next_keys = work.pages[next].head(work.layer, work.kv_head).keys();
+            for (i, keys) in kernel.next_keys.iter_mut().enumerate() {
+                let page = &work.pages[(next + i).min(last_page)];
+                *keys = page.head(work.layer, work.kv_head).keys();
+            }
             let pages = &work.pages[first_pos / PAGE_LEN..];
             // The second page, if the chunk has got that far.
             let second = (n_pos - 1) / PAGE_LEN;
@@ -474,8 +478,8 @@ struct ChunkKernel<'a> {
     scores: &'a mut [f32],
     /// `[n_rows]` of [`State`].
     state: &'a mut [f32],
-    /// The keys that will be wanted next, to be asked for while this chunk's values are read.
-    next_keys: *const u8,
+    /// The keys that will be wanted next, of two pages, to be asked for while this chunk's values are read.
+    next_keys: [*const u8; 2],
 }
 
 impl ChunkKernel<'_> {
@@ -654,9 +658,9 @@ impl ChunkKernel<'_> {
                 }
             }
             for pos in 0..n_pos {
-                if K::IS_COLD && row == 0 && page == 0 {
+                if K::IS_COLD && row == 0 {
                     let at = (pos * self.heads.head_dim + part * LANES) * K::ELEMENT_BYTES;
-                    prefetch::<S, K, C>(s, self.next_keys.wrapping_add(at));
+                    prefetch::<S, K, C>(s, self.next_keys[page].wrapping_add(at));
                 }
                 let mut values = [s.splat(0.0); C];
                 for c in 0..C {
