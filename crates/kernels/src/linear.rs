@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use crate::acts::{Acts, ActsWriter, BLOCK, Form, Meta, PANEL};
 use crate::dtype::DType;
-use crate::isa::{Isa, Kernel, LANES, Simd};
+use crate::isa::{Isa, Kernel, LANES, Simd, unroll};
 use crate::math;
 use crate::packed::{BLOCK_COLS, Format, PackedMatrix, formats, load_codes, load_scales};
 use crate::pool::Pool;
@@ -565,19 +565,6 @@ impl<F: Format> PackedTiles<'_, F> {
     }
 }
 
-/// A loop over at most 16 tokens, written out: only then does every token's sum have a register of its own.
-macro_rules! unroll {
-    ($t:ident in 0..$n:ident $body:block) => {
-        unroll!(@ $t $n $body 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
-    };
-    (@ $t:ident $n:ident $body:block $($i:literal)*) => {
-        $(if $i < $n {
-            let $t = $i;
-            $body
-        })*
-    };
-}
-
 /// One tile of weights, and some tokens of one panel of activations.
 struct PanelPart {
     tile: *const u8,
@@ -627,15 +614,14 @@ impl PanelPart {
                 }
                 let codes = load_codes::<S, F>(s, planes);
                 let scales = load_scales::<S, F>(s, self.tile, block);
-                unroll!(t in 0..N {
-                    let at = block * self.stride + t;
-                    let meta = &*self.metas.add(at);
-                    let x = self.codes.add(at * W * BLOCK).cast::<i32>();
-                    y[t] = dot_block::<S, F, W>(s, &codes, &scales.d, x, meta, y[t]);
-                    if inline_minima {
-                        z[t] = add_minima::<S, F>(s, &scales.m, meta, z[t]);
-                    }
-                });
+                let at = block * self.stride;
+                let metas = &*self.metas.add(at).cast::<[Meta; N]>();
+                y = dot_block::<S, F, W, N>(s, &codes, &scales.d, self.codes.add(at * W * BLOCK), metas, y);
+                if inline_minima {
+                    unroll!(t in 0..N {
+                        z[t] = add_minima::<S, F>(s, &scales.m, &metas[t], z[t]);
+                    });
+                }
             }
             if F::SHAPE.has_min && !inline_minima {
                 for block in 0..self.n_blocks {
@@ -654,74 +640,98 @@ impl PanelPart {
     }
 }
 
-/// y + d_w * d_x * (dot product of a block).
+/// y + d_w * d_x * (dot product of a block), for `N` tokens.
 ///
 /// # Safety
-/// Eight words for each of the `W` bytes of an activation are readable at `x`.
+/// `W` bytes for each of the 32 activations of each token are readable at `x`.
 #[inline(always)]
-unsafe fn dot_block<S: Simd, F: Format, const W: usize>(
+unsafe fn dot_block<S: Simd, F: Format, const W: usize, const N: usize>(
     s: S,
     codes: &[S::B; 8],
     d: &[S::F; 2],
-    x: *const i32,
-    meta: &Meta,
-    y: S::F,
-) -> S::F {
-    let d_x = s.splat(meta.d);
+    x: *const i8,
+    metas: &[Meta; N],
+    mut y: [S::F; N],
+) -> [S::F; N] {
     // SAFETY: the caller's.
     unsafe {
         if F::SHAPE.group_len == 16 {
-            let low = dot_groups::<S, F, W, 0, 4>(s, codes, x, meta.neg_codes_low);
-            let high = dot_groups::<S, F, W, 4, 8>(s, codes, x, meta.neg_codes - meta.neg_codes_low);
-            let y = s.fma(s.to_f(low), s.mul(d[0], d_x), y);
-            s.fma(s.to_f(high), s.mul(d[1], d_x), y)
+            let [a0, a1, a2, a3, b0, b1, b2, b3] = *codes;
+            let (mut neg_low, mut neg_high) = ([0; N], [0; N]);
+            unroll!(t in 0..N {
+                neg_low[t] = metas[t].neg_codes_low;
+                neg_high[t] = metas[t].neg_codes - metas[t].neg_codes_low;
+            });
+            let low = dot_groups::<S, F, W, N, 4>(s, &[a0, a1, a2, a3], x, neg_low);
+            y = add_scaled(s, low, d[0], metas, y);
+            let high = dot_groups::<S, F, W, N, 4>(s, &[b0, b1, b2, b3], x.add(LANES), neg_high);
+            add_scaled(s, high, d[1], metas, y)
         } else {
-            let dot = dot_groups::<S, F, W, 0, 8>(s, codes, x, meta.neg_codes);
-            s.fma(s.to_f(dot), s.mul(d[0], d_x), y)
+            let mut neg = [0; N];
+            unroll!(t in 0..N {
+                neg[t] = metas[t].neg_codes;
+            });
+            add_scaled(s, dot_groups::<S, F, W, N, 8>(s, codes, x, neg), d[0], metas, y)
         }
     }
 }
 
-/// The dot product of columns `4 * FROM..4 * TO` of a block, zero point and all.
+#[inline(always)]
+fn add_scaled<S: Simd, const N: usize>(
+    s: S,
+    dots: [S::I; N],
+    d: S::F,
+    metas: &[Meta; N],
+    mut y: [S::F; N],
+) -> [S::F; N] {
+    unroll!(t in 0..N {
+        y[t] = s.fma(s.to_f(dots[t]), s.mul(d, s.splat(metas[t].d)), y[t]);
+    });
+    y
+}
+
+/// The dot products of `4 * G` columns of a block, zero point and all.
 ///
 /// # Safety
-/// As [`dot_block`].
+/// As [`dot_block`]; `x` points to the first of these columns.
 #[inline(always)]
-unsafe fn dot_groups<S: Simd, F: Format, const W: usize, const FROM: usize, const TO: usize>(
+unsafe fn dot_groups<S: Simd, F: Format, const W: usize, const N: usize, const G: usize>(
     s: S,
-    codes: &[S::B; 8],
-    x: *const i32,
-    neg_codes: i32,
-) -> S::I {
-    // The zero point's share, - zero * (sum of x), comes first: one broadcast and one shift.
-    let neg = s.splat_i(neg_codes);
-    let mut acc = match F::SHAPE.zero {
-        0 => s.splat_i(0),
-        4 => s.shl_i::<2>(neg),
-        8 => s.shl_i::<3>(neg),
-        16 => s.shl_i::<4>(neg),
-        32 => s.shl_i::<5>(neg),
-        _ => s.shl_i::<7>(neg),
+    codes: &[S::B; G],
+    x: *const i8,
+    neg_codes: [i32; N],
+) -> [S::I; N] {
+    let (bits, zero) = match F::SHAPE.is_table || F::SHAPE.bits == 8 {
+        true => (8, S::BYTE_ZERO),
+        false => (F::SHAPE.bits, F::SHAPE.zero),
     };
-    // An activation is its only byte, or 128 * first + second: at most 255 * 127 * 128 * 32 < 2^28 in all.
-    if W == 2 {
-        let mut first = s.splat_i(0);
-        for g in FROM..TO {
-            // SAFETY: the caller's.
-            first = dot_word::<S, F>(s, first, codes[g], unsafe { x.add(g).read_unaligned() });
+    let mut acc = [s.splat_i(0); N];
+    let mut bytes = [x; N];
+    unroll!(t in 0..N {
+        // The zero point's share, - zero * (sum of x), comes first: one broadcast and one shift.
+        let neg = s.splat_i(neg_codes[t]);
+        acc[t] = match zero {
+            0 => acc[t],
+            4 => s.shl_i::<2>(neg),
+            8 => s.shl_i::<3>(neg),
+            16 => s.shl_i::<4>(neg),
+            32 => s.shl_i::<5>(neg),
+            _ => s.shl_i::<7>(neg),
+        };
+        bytes[t] = x.wrapping_add(t * W * BLOCK);
+    });
+    // SAFETY: the caller's.
+    unsafe {
+        // An activation is its only byte, or 128 * first + second: at most 255 * 127 * 128 * 32 < 2^28 in all.
+        if W == 2 {
+            let first = s.dot([s.splat_i(0); N], codes, bits, bytes);
+            unroll!(t in 0..N {
+                acc[t] = s.add_i(acc[t], s.shl_i::<7>(first[t]));
+                bytes[t] = bytes[t].wrapping_add(BLOCK);
+            });
         }
-        acc = s.add_i(acc, s.shl_i::<7>(first));
+        s.dot(acc, codes, bits, bytes)
     }
-    for g in FROM..TO {
-        // SAFETY: the caller's.
-        acc = dot_word::<S, F>(s, acc, codes[g], unsafe { x.add((W - 1) * BLOCK / 4 + g).read_unaligned() });
-    }
-    acc
-}
-
-#[inline(always)]
-fn dot_word<S: Simd, F: Format>(s: S, acc: S::I, codes: S::B, x: i32) -> S::I {
-    if F::SHAPE.bits == 8 || F::SHAPE.is_table { s.dot4_wide(acc, codes, x) } else { s.dot4(acc, codes, x) }
 }
 
 /// z + m_w * (sum of the activations of a block).

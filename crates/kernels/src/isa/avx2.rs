@@ -1,16 +1,22 @@
-//! AVX2 with FMA and F16C (Haswell, Zen and later): two registers for each value.
+//! AVX2 with FMA and F16C: two registers for each value, and two ways to multiply bytes.
+//!
+//! - [`Vnni`]: `vpdpbusd` (AVX-VNNI: Alder Lake, Sierra Forest, Zen 5 and later);
+//! - [`Base`]: sums of pairs in sixteen bits, widened (Haswell, Zen and later).
+//!
+//! Everything else is the same code.
 
-// One reason covers every intrinsic below: an `Avx2` exists only inside `run`, which is called only where
-// `is_available` said so; loads and stores pass their caller's promise on.
+// One reason covers every intrinsic below: an `Avx2<D>` exists only inside `run_base` and `run_vnni`, which are called
+// only where `is_available` and `has_vnni` said so; loads and stores pass their caller's promise on.
 #![allow(clippy::undocumented_unsafe_blocks)]
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{Kernel, Simd};
+use super::{Kernel, Simd, unroll};
 
-/// Proof of AVX2, FMA and F16C.
+/// Proof of AVX2, FMA and F16C, and of what `D` needs.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx2(());
+pub(crate) struct Avx2<D>(D);
 
 /// Sixteen `f32`: lanes 0..8, lanes 8..16.
 type F = [__m256; 2];
@@ -21,30 +27,160 @@ pub(super) fn is_available() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
+pub(super) fn has_vnni() -> bool {
+    is_available() && is_x86_feature_detected!("avxvnni")
+}
+
 /// # Safety
 /// [`is_available`] returned true.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Avx2(()))
+pub(super) unsafe fn run_base<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx2(Base(())))
 }
 
-/// Sum over each lane's four bytes of `codes * x`; no pair may exceed 32767 in magnitude.
-#[inline(always)]
-fn dot(codes: __m256i, x: __m256i) -> __m256i {
-    unsafe { _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), _mm256_set1_epi16(1)) }
+/// # Safety
+/// [`has_vnni`] returned true.
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+pub(super) unsafe fn run_vnni<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx2(Vnni(())))
 }
 
-/// acc + the same for codes of any size.
+/// One half of a value for each of `N` tokens.
+type Halves<const N: usize> = [__m256i; N];
+
+/// How bytes are multiplied.
+pub(crate) trait Dot: Copy + Send + Sync + 'static {
+    /// See [`Simd::BYTE_ZERO`].
+    const BYTE_ZERO: i32;
+    /// [`Simd::dot`], with the low and the high halves of the sums apart.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn dot<const N: usize, const G: usize>(
+        self,
+        acc: [Halves<N>; 2],
+        codes: &[I; G],
+        bits: u32,
+        x: [*const i8; N],
+    ) -> [Halves<N>; 2];
+}
+
+/// The compiler computes `sums` before what follows.
 ///
-/// code * x = (code - 128) * x + 128 * x. The first as |code - 128| * (x with its sign): at most 128 * 127 * 2 = 32512
-/// for a pair; the second as 64 * x, twice: 64 * 127 * 2 = 16256. No pair saturates.
+/// Left alone, it takes one token after the other, and for that keeps more in registers than there are: half of the
+/// instructions then move things to the stack and back. A single token is better left to it.
+#[inline]
+#[target_feature(enable = "avx")]
+fn in_order<const N: usize>(mut sums: Halves<N>) -> Halves<N> {
+    if N > 1 {
+        unroll!(t in 0..N {
+            unsafe { asm!("/* {0} */", inout(ymm_reg) sums[t], options(nomem, nostack, preserves_flags)) };
+        });
+    }
+    sums
+}
+
+/// Word `g` of the bytes at `x`, in all lanes.
+///
+/// # Safety
+/// It is readable.
 #[inline(always)]
-fn dot_wide(acc: __m256i, codes: __m256i, x: __m256i) -> __m256i {
-    unsafe {
-        let signed = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
-        let magnitude = dot(_mm256_abs_epi8(signed), _mm256_sign_epi8(x, signed));
-        let offset = _mm256_slli_epi32::<1>(dot(_mm256_set1_epi8(64), x));
-        _mm256_add_epi32(acc, _mm256_add_epi32(magnitude, offset))
+unsafe fn broadcast(x: *const i8, g: usize) -> __m256i {
+    unsafe { _mm256_set1_epi32(x.cast::<i32>().add(g).read_unaligned()) }
+}
+
+/// Nothing but AVX2.
+#[derive(Clone, Copy)]
+pub(crate) struct Base(());
+
+impl Base {
+    /// # Safety
+    /// As [`Simd::dot`].
+    #[inline(always)]
+    unsafe fn dot_half<const HALF: usize, const N: usize, const G: usize>(
+        self,
+        mut acc: Halves<N>,
+        codes: &[I; G],
+        bits: u32,
+        x: [*const i8; N],
+    ) -> Halves<N> {
+        // Words whose products may be added up in sixteen bits: a pair is at most 2 * 127 * the largest code.
+        let run = if bits == 8 { 1 } else { (32767 / (2 * 127 * ((1 << bits) - 1))).min(G) };
+        let mut first = 0;
+        while first < G {
+            unsafe {
+                let mut sums = [_mm256_setzero_si256(); N];
+                for g in first..first + run {
+                    let codes = codes[g][HALF];
+                    if bits == 8 {
+                        // As |code - 128| * (x with its sign): at most 2 * 128 * 127 for a pair.
+                        let signed = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
+                        let magnitude = _mm256_abs_epi8(signed);
+                        unroll!(t in 0..N {
+                            sums[t] = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(broadcast(x[t], g), signed));
+                        });
+                    } else {
+                        unroll!(t in 0..N {
+                            sums[t] = _mm256_add_epi16(sums[t], _mm256_maddubs_epi16(codes, broadcast(x[t], g)));
+                        });
+                        sums = in_order(sums);
+                    }
+                }
+                unroll!(t in 0..N {
+                    acc[t] = _mm256_add_epi32(acc[t], _mm256_madd_epi16(sums[t], _mm256_set1_epi16(1)));
+                });
+                acc = in_order(acc);
+            }
+            first += run;
+        }
+        acc
+    }
+}
+
+impl Dot for Base {
+    const BYTE_ZERO: i32 = 0;
+
+    #[inline(always)]
+    unsafe fn dot<const N: usize, const G: usize>(
+        self,
+        [low, high]: [Halves<N>; 2],
+        codes: &[I; G],
+        bits: u32,
+        x: [*const i8; N],
+    ) -> [Halves<N>; 2] {
+        // One half after the other: with both, there would be too few registers again.
+        unsafe {
+            [self.dot_half::<0, N, G>(low, codes, bits, x), self.dot_half::<1, N, G>(high, codes, bits, x)]
+        }
+    }
+}
+
+/// Proof of AVX-VNNI.
+#[derive(Clone, Copy)]
+pub(crate) struct Vnni(());
+
+impl Dot for Vnni {
+    const BYTE_ZERO: i32 = 128;
+
+    #[inline(always)]
+    unsafe fn dot<const N: usize, const G: usize>(
+        self,
+        [mut low, mut high]: [Halves<N>; 2],
+        codes: &[I; G],
+        _bits: u32,
+        x: [*const i8; N],
+    ) -> [Halves<N>; 2] {
+        for g in 0..G {
+            unsafe {
+                unroll!(t in 0..N {
+                    let x = broadcast(x[t], g);
+                    low[t] = _mm256_dpbusd_avx_epi32(low[t], codes[g][0], x);
+                    high[t] = _mm256_dpbusd_avx_epi32(high[t], codes[g][1], x);
+                });
+                (low, high) = (in_order(low), in_order(high));
+            }
+        }
+        [low, high]
     }
 }
 
@@ -83,8 +219,9 @@ fn add_where_half(a: __m256i, mask: i32, x: u8) -> __m256i {
     }
 }
 
-impl Simd for Avx2 {
+impl<D: Dot> Simd for Avx2<D> {
     const MAX_TOKENS: usize = 4;
+    const BYTE_ZERO: i32 = D::BYTE_ZERO;
     const SCORE_BLOCKS: usize = 1;
     type F = F;
     type I = I;
@@ -297,17 +434,22 @@ impl Simd for Avx2 {
         unsafe { [_mm256_shuffle_epi8(table, a[0]), _mm256_shuffle_epi8(table, a[1])] }
     }
     #[inline(always)]
-    fn dot4(self, acc: I, codes: I, x: i32) -> I {
-        // 127 * 127 * 2 = 32258: no pair saturates.
-        unsafe {
-            let x = _mm256_set1_epi32(x);
-            [_mm256_add_epi32(acc[0], dot(codes[0], x)), _mm256_add_epi32(acc[1], dot(codes[1], x))]
-        }
-    }
-    #[inline(always)]
-    fn dot4_wide(self, acc: I, codes: I, x: i32) -> I {
-        let x = unsafe { _mm256_set1_epi32(x) };
-        [dot_wide(acc[0], codes[0], x), dot_wide(acc[1], codes[1], x)]
+    unsafe fn dot<const N: usize, const G: usize>(
+        self,
+        mut acc: [I; N],
+        codes: &[I; G],
+        bits: u32,
+        x: [*const i8; N],
+    ) -> [I; N] {
+        let (mut low, mut high) = ([acc[0][0]; N], [acc[0][1]; N]);
+        unroll!(t in 0..N {
+            [low[t], high[t]] = acc[t];
+        });
+        [low, high] = unsafe { self.0.dot([low, high], codes, bits, x) };
+        unroll!(t in 0..N {
+            acc[t] = [low[t], high[t]];
+        });
+        acc
     }
     #[inline(always)]
     fn prefetch(self, src: *const u8) {

@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, Simd};
+use super::{Kernel, Simd, unroll};
 
 /// Proof of AVX-512 F, BW, DQ, VL and VNNI.
 #[derive(Clone, Copy)]
@@ -31,6 +31,7 @@ pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
 
 impl Simd for Avx512 {
     const MAX_TOKENS: usize = 8;
+    const BYTE_ZERO: i32 = 128;
     const SCORE_BLOCKS: usize = 4;
     type F = __m512;
     type I = __m512i;
@@ -193,12 +194,22 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    fn dot4(self, acc: __m512i, codes: __m512i, x: i32) -> __m512i {
-        unsafe { _mm512_dpbusd_epi32(acc, codes, _mm512_set1_epi32(x)) }
-    }
-    #[inline(always)]
-    fn dot4_wide(self, acc: __m512i, codes: __m512i, x: i32) -> __m512i {
-        self.dot4(acc, codes, x)
+    unsafe fn dot<const N: usize, const G: usize>(
+        self,
+        mut acc: [__m512i; N],
+        codes: &[__m512i; G],
+        _bits: u32,
+        x: [*const i8; N],
+    ) -> [__m512i; N] {
+        unroll!(t in 0..N {
+            for g in 0..G {
+                unsafe {
+                    let x = _mm512_set1_epi32(x[t].cast::<i32>().add(g).read_unaligned());
+                    acc[t] = _mm512_dpbusd_epi32(acc[t], codes[g], x);
+                }
+            }
+        });
+        acc
     }
     #[inline(always)]
     fn prefetch(self, src: *const u8) {

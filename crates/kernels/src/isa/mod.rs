@@ -20,6 +20,21 @@ pub(crate) mod scalar;
 /// Rows of a weight tile, and lanes of every vector.
 pub(crate) const LANES: usize = 16;
 
+/// A loop over at most 16 numbers, written out: only then does every element of an array of vectors have a register
+/// of its own.
+macro_rules! unroll {
+    ($t:ident in 0..$n:ident $body:block) => {
+        crate::isa::unroll!(@ $t $n $body 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    (@ $t:ident $n:ident $body:block $($i:literal)*) => {
+        $(if $i < $n {
+            let $t = $i;
+            $body
+        })*
+    };
+}
+pub(crate) use unroll;
+
 /// The steps that kernels are made of, on one instruction set.
 ///
 /// `unsafe` methods read or write memory; the caller guarantees that the pointed-to elements are in bounds.
@@ -27,6 +42,9 @@ pub(crate) const LANES: usize = 16;
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Tokens that the integer matrix kernel keeps in registers at once: 1, 2, 4, 8 or 16.
     const MAX_TOKENS: usize;
+    /// What [`Simd::dot`] leaves to be subtracted from codes of eight bits, whose zero point is 128: 128 where bytes
+    /// are multiplied as unsigned ones, 0 where as signed ones.
+    const BYTE_ZERO: i32;
     /// Independent blocks of 16 positions that attention scores at once (to hide the latency of the adder).
     const SCORE_BLOCKS: usize;
 
@@ -91,11 +109,16 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn add_where(self, a: Self::B, mask: *const u8, x: u8) -> Self::B;
     /// table[a] for bytes below 16.
     fn lookup(self, a: Self::B, table: &[u8; 16]) -> Self::B;
-    /// Lane r gains the dot product of its four bytes (unsigned, at most 127) with the four bytes of `x` (signed,
-    /// at least -127).
-    fn dot4(self, acc: Self::I, codes: Self::B, x: i32) -> Self::I;
-    /// The same for unsigned bytes of any size.
-    fn dot4_wide(self, acc: Self::I, codes: Self::B, x: i32) -> Self::I;
+    /// Dot products with `N` tokens: lane r of `acc[t]` gains that of row r's `4 * G` codes, of which `codes[g]` holds
+    /// columns `4g..4g + 4`, with the bytes at `x[t]`, which are signed and at least -127. `codes` are unsigned and of
+    /// `bits` bits; those of eight count as `code - 128 + BYTE_ZERO`.
+    unsafe fn dot<const N: usize, const G: usize>(
+        self,
+        acc: [Self::I; N],
+        codes: &[Self::B; G],
+        bits: u32,
+        x: [*const i8; N],
+    ) -> [Self::I; N];
     /// Asks for the cache line at `src` to be brought near; any address will do.
     fn prefetch(self, src: *const u8);
 }
@@ -111,6 +134,8 @@ enum Kind {
     Scalar,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "aarch64")]
@@ -133,6 +158,9 @@ impl Isa {
         {
             if avx512::is_available() {
                 kinds.push(Kind::Avx512);
+            }
+            if avx2::has_vnni() {
+                kinds.push(Kind::AvxVnni);
             }
             if avx2::is_available() {
                 kinds.push(Kind::Avx2);
@@ -162,12 +190,14 @@ impl Isa {
         Isa::available().into_iter().find(|isa| isa.name() == name)
     }
 
-    /// "avx512", "avx2", "neon_i8mm", "neon_dotprod", "neon" or "scalar".
+    /// "avx512", "avx_vnni", "avx2", "neon_i8mm", "neon_dotprod", "neon" or "scalar".
     pub fn name(self) -> &'static str {
         match self.0 {
             Kind::Scalar => "scalar",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Kind::AvxVnni => "avx_vnni",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => "avx512",
             #[cfg(target_arch = "aarch64")]
@@ -185,7 +215,10 @@ impl Isa {
             Kind::Scalar => kernel.run(scalar::Scalar),
             // SAFETY: this `Isa` exists, so the CPU has the instructions.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => unsafe { avx2::run(kernel) },
+            Kind::Avx2 => unsafe { avx2::run_base(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Kind::AvxVnni => unsafe { avx2::run_vnni(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => unsafe { avx512::run(kernel) },

@@ -1,11 +1,14 @@
 //! NEON of 64-bit Arm: four registers for each value, and three ways to multiply bytes.
 //!
-//! - [`I8mm`]: `usdot`, unsigned by signed bytes (FEAT_I8MM: Neoverse V1, Cortex-A510 and A710, Apple M2 and later);
-//! - [`DotProd`]: `sdot`, signed bytes (FEAT_DotProd: Cortex-A55 and A76, Raspberry Pi 5, Apple M1 and later);
+//! - [`I8mm`]: `usmmla`, two rows by two tokens in one instruction (FEAT_I8MM: Neoverse V1, Cortex-A510 and A710,
+//!   Apple M2 and later);
+//! - [`DotProd`]: `sdot` (FEAT_DotProd: Cortex-A55 and A76, Raspberry Pi 5, Apple M1 and later);
 //! - [`Base`]: widening multiplications, which every 64-bit Arm has (Cortex-A53 and A72, Raspberry Pi 3 and 4).
 //!
 //! Everything else is the same code. The byte products are written in assembly, because their intrinsics are not
-//! in stable Rust yet; `.arch_extension` makes them assemble in whichever function the compiler puts them.
+//! in stable Rust yet; `.arch_extension` makes them assemble in whichever function the compiler puts them. That they
+//! are not declared pure keeps them in the order in which they are written, which is the one that needs no more than
+//! the 32 registers: half a tile, which is two registers of each value, at a time.
 
 // One reason covers every intrinsic below: a `Neon<D>` exists only inside `run_base`, `run_dotprod` and `run_i8mm`,
 // which are called only where `has_dotprod` and `has_i8mm` said so (NEON itself is part of every aarch64 target);
@@ -16,7 +19,7 @@ use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 use std::array::from_fn;
 
-use super::{Kernel, Simd};
+use super::{Kernel, Simd, unroll};
 
 /// Proof of NEON, and of what `D` needs.
 #[derive(Clone, Copy)]
@@ -55,12 +58,35 @@ pub(super) unsafe fn run_i8mm<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Neon(I8mm(())))
 }
 
-/// How bytes are multiplied: each of four lanes gains the dot product of its four bytes of `codes` and of `x`.
+/// Halves of a tile.
+const HALVES: usize = 2;
+
+/// How bytes are multiplied.
 pub(crate) trait Dot: Copy + Send + Sync + 'static {
-    /// Codes at most 127, activations at least -127.
-    fn dot4(self, acc: int32x4_t, codes: uint8x16_t, x: int8x16_t) -> int32x4_t;
-    /// Any codes.
-    fn dot4_wide(self, acc: int32x4_t, codes: uint8x16_t, x: int8x16_t) -> int32x4_t;
+    /// See [`Simd::MAX_TOKENS`].
+    const MAX_TOKENS: usize;
+    /// See [`Simd::BYTE_ZERO`].
+    const BYTE_ZERO: i32;
+    /// See [`Simd::dot`].
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn dot<const N: usize, const G: usize>(
+        self,
+        acc: [I; N],
+        codes: &[B; G],
+        bits: u32,
+        x: [*const i8; N],
+    ) -> [I; N];
+}
+
+/// Codes of eight bits less 128, as signed bytes.
+#[inline(always)]
+fn minus_128<const G: usize>(mut codes: [B; G]) -> [B; G] {
+    for codes in &mut codes {
+        *codes = codes.map(|codes| unsafe { veorq_u8(codes, vdupq_n_u8(128)) });
+    }
+    codes
 }
 
 /// Nothing but NEON.
@@ -68,47 +94,127 @@ pub(crate) trait Dot: Copy + Send + Sync + 'static {
 pub(crate) struct Base(());
 
 impl Dot for Base {
+    const MAX_TOKENS: usize = 4;
+    const BYTE_ZERO: i32 = 0;
+
     #[inline(always)]
-    fn dot4(self, acc: int32x4_t, codes: uint8x16_t, x: int8x16_t) -> int32x4_t {
-        unsafe { signed_dot4(acc, vreinterpretq_s8_u8(codes), x) }
+    unsafe fn dot<const N: usize, const G: usize>(
+        self,
+        mut acc: [I; N],
+        codes: &[B; G],
+        bits: u32,
+        x: [*const i8; N],
+    ) -> [I; N] {
+        let codes = if bits == 8 { minus_128(*codes) } else { *codes };
+        // Words whose products may be added up in sixteen bits: a pair is at most 2 * 127 * the largest code.
+        let run = if bits == 8 { 1 } else { (32767 / (2 * 127 * ((1 << bits) - 1))).min(G) };
+        unroll!(half in 0..HALVES {
+            let mut first = 0;
+            while first < G {
+                // Rows 0 and 1, 2 and 3, of each register.
+                let mut sums = [[unsafe { vdupq_n_s16(0) }; 4]; N];
+                for g in first..first + run {
+                    let [a, b] = [2 * half, 2 * half + 1].map(|i| unsafe { vreinterpretq_s8_u8(codes[g][i]) });
+                    unroll!(t in 0..N {
+                        let [a0, a1, b0, b1] = sums[t];
+                        sums[t] = unsafe {
+                            let x = vdupq_n_s32(x[t].cast::<i32>().add(g).read_unaligned());
+                            let x = vreinterpretq_s8_s32(x);
+                            [
+                                vmlal_s8(a0, vget_low_s8(a), vget_low_s8(x)),
+                                vmlal_high_s8(a1, a, x),
+                                vmlal_s8(b0, vget_low_s8(b), vget_low_s8(x)),
+                                vmlal_high_s8(b1, b, x),
+                            ]
+                        };
+                    });
+                    sums = in_order(sums);
+                }
+                unroll!(t in 0..N {
+                    let [a0, a1, b0, b1] = sums[t];
+                    unsafe {
+                        acc[t][2 * half] = vpadalq_s16(acc[t][2 * half], vpaddq_s16(a0, a1));
+                        acc[t][2 * half + 1] = vpadalq_s16(acc[t][2 * half + 1], vpaddq_s16(b0, b1));
+                    }
+                });
+                first += run;
+            }
+        });
+        acc
     }
-    #[inline(always)]
-    fn dot4_wide(self, acc: int32x4_t, codes: uint8x16_t, x: int8x16_t) -> int32x4_t {
-        // code * x = (code - 128) * x + 128 * x, and 128 = 2 * 64.
+}
+
+/// The compiler computes `sums` before what follows; see the module's last paragraph.
+#[inline(always)]
+fn in_order<const N: usize>(mut sums: [[int16x8_t; 4]; N]) -> [[int16x8_t; 4]; N] {
+    unroll!(t in 0..N {
+        let [a, b, c, d] = &mut sums[t];
         unsafe {
-            let offset = signed_dot4(vdupq_n_s32(0), vdupq_n_s8(64), x);
-            signed_dot4(vaddq_s32(acc, vshlq_n_s32::<1>(offset)), minus_128(codes), x)
+            asm!(
+                "/* {a} {b} {c} {d} */",
+                a = inout(vreg) *a, b = inout(vreg) *b, c = inout(vreg) *c, d = inout(vreg) *d,
+                options(nomem, nostack, preserves_flags),
+            );
         }
-    }
+    });
+    sums
 }
 
-/// No pair of products may exceed 32767 in magnitude: 128 * 127 * 2 = 32512 does not.
-#[inline(always)]
-fn signed_dot4(acc: int32x4_t, a: int8x16_t, x: int8x16_t) -> int32x4_t {
-    unsafe {
-        let low = vmull_s8(vget_low_s8(a), vget_low_s8(x));
-        vpadalq_s16(acc, vpaddq_s16(low, vmull_high_s8(a, x)))
-    }
-}
+/// Instructions that multiply each lane's four codes with the same four activations, of sixteen.
+trait LaneDot: Copy {
+    /// Each lane gains the dot product of its four bytes of `codes` and of bytes `4 * LANE..4 * LANE + 4` of `x`.
+    fn dot_lane<const LANE: usize>(self, acc: int32x4_t, codes: uint8x16_t, x: int8x16_t) -> int32x4_t;
 
-#[inline(always)]
-fn minus_128(codes: uint8x16_t) -> int8x16_t {
-    unsafe { vreinterpretq_s8_u8(veorq_u8(codes, vdupq_n_u8(128))) }
+    /// [`Dot::dot`] by lanes.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn dot_by_lanes<const N: usize, const G: usize>(
+        self,
+        mut acc: [I; N],
+        codes: &[B; G],
+        x: [*const i8; N],
+    ) -> [I; N] {
+        unroll!(half in 0..HALVES {
+            for quad in 0..G / 4 {
+                let mut sixteen = [unsafe { vdupq_n_s8(0) }; N];
+                unroll!(t in 0..N {
+                    sixteen[t] = unsafe { vld1q_s8(x[t].add(16 * quad)) };
+                });
+                macro_rules! word {
+                    ($lane:literal) => {
+                        let codes = codes[4 * quad + $lane];
+                        unroll!(t in 0..N {
+                            for i in [2 * half, 2 * half + 1] {
+                                acc[t][i] = self.dot_lane::<$lane>(acc[t][i], codes[i], sixteen[t]);
+                            }
+                        });
+                    };
+                }
+                word!(0);
+                word!(1);
+                word!(2);
+                word!(3);
+            }
+        });
+        acc
+    }
 }
 
 /// Proof of FEAT_DotProd.
 #[derive(Clone, Copy)]
 pub(crate) struct DotProd(());
 
-impl DotProd {
+impl LaneDot for DotProd {
     #[inline(always)]
-    fn sdot(self, mut acc: int32x4_t, a: int8x16_t, x: int8x16_t) -> int32x4_t {
+    fn dot_lane<const LANE: usize>(self, mut acc: int32x4_t, codes: uint8x16_t, x: int8x16_t) -> int32x4_t {
         unsafe {
             asm!(
                 ".arch_extension dotprod",
-                "sdot {acc:v}.4s, {a:v}.16b, {x:v}.16b",
-                acc = inout(vreg) acc, a = in(vreg) a, x = in(vreg) x,
-                options(pure, nomem, nostack, preserves_flags),
+                "sdot {acc:v}.4s, {codes:v}.16b, {x:v}.4b[{lane}]",
+                acc = inout(vreg) acc, codes = in(vreg) codes, x = in(vreg) x, lane = const LANE,
+                options(nomem, nostack, preserves_flags),
             );
         }
         acc
@@ -116,17 +222,19 @@ impl DotProd {
 }
 
 impl Dot for DotProd {
+    const MAX_TOKENS: usize = 8;
+    const BYTE_ZERO: i32 = 0;
+
     #[inline(always)]
-    fn dot4(self, acc: int32x4_t, codes: uint8x16_t, x: int8x16_t) -> int32x4_t {
-        self.sdot(acc, unsafe { vreinterpretq_s8_u8(codes) }, x)
-    }
-    #[inline(always)]
-    fn dot4_wide(self, acc: int32x4_t, codes: uint8x16_t, x: int8x16_t) -> int32x4_t {
-        // code * x = (code - 128) * x - (-128) * x.
-        unsafe {
-            let offset = self.sdot(vdupq_n_s32(0), vdupq_n_s8(-128), x);
-            self.sdot(vsubq_s32(acc, offset), minus_128(codes), x)
-        }
+    unsafe fn dot<const N: usize, const G: usize>(
+        self,
+        acc: [I; N],
+        codes: &[B; G],
+        bits: u32,
+        x: [*const i8; N],
+    ) -> [I; N] {
+        let codes = if bits == 8 { minus_128(*codes) } else { *codes };
+        unsafe { self.dot_by_lanes(acc, &codes, x) }
     }
 }
 
@@ -134,27 +242,108 @@ impl Dot for DotProd {
 #[derive(Clone, Copy)]
 pub(crate) struct I8mm(());
 
-impl Dot for I8mm {
+impl I8mm {
+    /// Two rows of eight codes by two tokens' eight activations: `[row 0 token 0, row 0 token 1, row 1 ...]` gains
+    /// their dot products.
     #[inline(always)]
-    fn dot4(self, mut acc: int32x4_t, codes: uint8x16_t, x: int8x16_t) -> int32x4_t {
+    fn usmmla(self, mut acc: int32x4_t, codes: uint8x16_t, x: int8x16_t) -> int32x4_t {
         unsafe {
             asm!(
                 ".arch_extension i8mm",
-                "usdot {acc:v}.4s, {codes:v}.16b, {x:v}.16b",
+                "usmmla {acc:v}.4s, {codes:v}.16b, {x:v}.16b",
                 acc = inout(vreg) acc, codes = in(vreg) codes, x = in(vreg) x,
-                options(pure, nomem, nostack, preserves_flags),
+                options(nomem, nostack, preserves_flags),
             );
         }
         acc
     }
+}
+
+impl LaneDot for I8mm {
     #[inline(always)]
-    fn dot4_wide(self, acc: int32x4_t, codes: uint8x16_t, x: int8x16_t) -> int32x4_t {
-        self.dot4(acc, codes, x)
+    fn dot_lane<const LANE: usize>(self, mut acc: int32x4_t, codes: uint8x16_t, x: int8x16_t) -> int32x4_t {
+        unsafe {
+            asm!(
+                ".arch_extension i8mm",
+                "usdot {acc:v}.4s, {codes:v}.16b, {x:v}.4b[{lane}]",
+                acc = inout(vreg) acc, codes = in(vreg) codes, x = in(vreg) x, lane = const LANE,
+                options(nomem, nostack, preserves_flags),
+            );
+        }
+        acc
     }
 }
 
+impl Dot for I8mm {
+    const MAX_TOKENS: usize = 8;
+    const BYTE_ZERO: i32 = 128;
+
+    #[inline(always)]
+    unsafe fn dot<const N: usize, const G: usize>(
+        self,
+        mut acc: [I; N],
+        codes: &[B; G],
+        _bits: u32,
+        x: [*const i8; N],
+    ) -> [I; N] {
+        if N % 2 != 0 {
+            return unsafe { self.dot_by_lanes(acc, codes, x) };
+        }
+        unroll!(half in 0..HALVES {
+            let (a, b) = (2 * half, 2 * half + 1);
+            // For each pair of tokens, `t` and `t + 1`, at `t`: the four pairs of rows.
+            let mut sums = acc;
+            unroll!(t in 0..N {
+                if t % 2 == 0 {
+                    let (x, y) = (acc[t], acc[t + 1]);
+                    sums[t] = unsafe {
+                        [vzip1q_s32(x[a], y[a]), vzip2q_s32(x[a], y[a]), vzip1q_s32(x[b], y[b]), vzip2q_s32(x[b], y[b])]
+                    };
+                }
+            });
+            for pair in 0..G / 2 {
+                let (left, right) = (codes[2 * pair], codes[2 * pair + 1]);
+                let codes = [zip1(left[a], right[a]), zip2(left[a], right[a]), zip1(left[b], right[b]), zip2(left[b], right[b])];
+                unroll!(t in 0..N {
+                    if t % 2 == 0 {
+                        let x = unsafe {
+                            vcombine_s8(vld1_s8(x[t].add(8 * pair)), vld1_s8(x[t + 1].add(8 * pair)))
+                        };
+                        for i in 0..4 {
+                            sums[t][i] = self.usmmla(sums[t][i], codes[i], x);
+                        }
+                    }
+                });
+            }
+            unroll!(t in 0..N {
+                if t % 2 == 0 {
+                    let [p, q, r, s] = sums[t];
+                    unsafe {
+                        (acc[t][a], acc[t][b]) = (vuzp1q_s32(p, q), vuzp1q_s32(r, s));
+                        (acc[t + 1][a], acc[t + 1][b]) = (vuzp2q_s32(p, q), vuzp2q_s32(r, s));
+                    }
+                }
+            });
+        });
+        acc
+    }
+}
+
+/// Columns of `left` beside those of `right`: of the first two rows.
+#[inline(always)]
+fn zip1(left: uint8x16_t, right: uint8x16_t) -> uint8x16_t {
+    unsafe { vreinterpretq_u8_u32(vzip1q_u32(vreinterpretq_u32_u8(left), vreinterpretq_u32_u8(right))) }
+}
+
+/// The same of the last two rows.
+#[inline(always)]
+fn zip2(left: uint8x16_t, right: uint8x16_t) -> uint8x16_t {
+    unsafe { vreinterpretq_u8_u32(vzip2q_u32(vreinterpretq_u32_u8(left), vreinterpretq_u32_u8(right))) }
+}
+
 impl<D: Dot> Simd for Neon<D> {
-    const MAX_TOKENS: usize = 4;
+    const MAX_TOKENS: usize = D::MAX_TOKENS;
+    const BYTE_ZERO: i32 = D::BYTE_ZERO;
     const SCORE_BLOCKS: usize = 1;
     type F = F;
     type I = I;
@@ -337,14 +526,14 @@ impl<D: Dot> Simd for Neon<D> {
         a.map(|a| unsafe { vqtbl1q_u8(table, a) })
     }
     #[inline(always)]
-    fn dot4(self, acc: I, codes: B, x: i32) -> I {
-        let x = unsafe { vreinterpretq_s8_s32(vdupq_n_s32(x)) };
-        from_fn(|i| self.0.dot4(acc[i], codes[i], x))
-    }
-    #[inline(always)]
-    fn dot4_wide(self, acc: I, codes: B, x: i32) -> I {
-        let x = unsafe { vreinterpretq_s8_s32(vdupq_n_s32(x)) };
-        from_fn(|i| self.0.dot4_wide(acc[i], codes[i], x))
+    unsafe fn dot<const N: usize, const G: usize>(
+        self,
+        acc: [I; N],
+        codes: &[B; G],
+        bits: u32,
+        x: [*const i8; N],
+    ) -> [I; N] {
+        unsafe { self.0.dot(acc, codes, bits, x) }
     }
     #[inline(always)]
     fn prefetch(self, src: *const u8) {

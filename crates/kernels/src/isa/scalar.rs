@@ -20,6 +20,7 @@ fn zip<T: Copy, U: Copy, V>(a: [T; LANES], b: [U; LANES], f: impl Fn(T, U) -> V)
 
 impl Simd for Scalar {
     const MAX_TOKENS: usize = 4;
+    const BYTE_ZERO: i32 = 128;
     const SCORE_BLOCKS: usize = 1;
     type F = [f32; LANES];
     type I = [i32; LANES];
@@ -142,14 +143,23 @@ impl Simd for Scalar {
     fn lookup(self, a: Self::B, table: &[u8; 16]) -> Self::B {
         a.map(|x| table[usize::from(x)])
     }
-    fn dot4(self, acc: Self::I, codes: Self::B, x: i32) -> Self::I {
-        let x = x.to_le_bytes().map(|x| i32::from(x as i8));
-        std::array::from_fn(|r| {
-            (0..4).fold(acc[r], |sum, c| sum.wrapping_add(i32::from(codes[4 * r + c]) * x[c]))
-        })
-    }
-    fn dot4_wide(self, acc: Self::I, codes: Self::B, x: i32) -> Self::I {
-        self.dot4(acc, codes, x)
+    unsafe fn dot<const N: usize, const G: usize>(
+        self,
+        mut acc: [Self::I; N],
+        codes: &[Self::B; G],
+        _bits: u32,
+        x: [*const i8; N],
+    ) -> [Self::I; N] {
+        for (acc, x) in acc.iter_mut().zip(x) {
+            // SAFETY: the caller's: a word for each of `codes` is readable.
+            let x = unsafe { std::slice::from_raw_parts(x.cast::<[i8; 4]>(), G) };
+            for (codes, x) in codes.iter().zip(x) {
+                for (sum, codes) in acc.iter_mut().zip(codes.as_chunks::<4>().0) {
+                    *sum += (0..4).map(|c| i32::from(codes[c]) * i32::from(x[c])).sum::<i32>();
+                }
+            }
+        }
+        acc
     }
     fn prefetch(self, _src: *const u8) {}
 }

@@ -323,7 +323,7 @@ fn every_half_float() {
 }
 
 #[test]
-fn bytes_and_their_products() {
+fn bytes_apart_and_together() {
     #[derive(Clone, Copy)]
     struct Steps;
     impl Kernel for Steps {
@@ -349,34 +349,84 @@ fn bytes_and_their_products() {
                 let added = unsafe { s.add_where(lanes(low), x.as_ptr().add(3), 16) };
                 results.exact("add_where", given, lanes(added));
             }
-            // Products: the largest that are allowed, then anything.
-            for i in 0..128 {
-                let most = [127, 255][i % 2];
-                let codes = match i {
-                    0..8 => [most; 64],
-                    8..16 => [0; 64],
-                    16..32 => {
-                        std::array::from_fn(|j| if (j >> (i % 4)) & 1 == 0 { most } else { 128 & most })
-                    }
-                    _ => bytes(&mut rng, most),
-                };
-                let x: [i8; 4] = match i / 2 % 4 {
-                    0 => [127; 4],
-                    1 => [-127; 4],
-                    2 => [127, -127, -127, 127],
-                    _ => std::array::from_fn(|_| (rng.next() % 255) as i8),
-                }
-                .map(|x| x.max(-127));
-                let acc: [i32; LANES] = std::array::from_fn(|_| rng.next() as i32 >> 8);
-                let word = i32::from_le_bytes(x.map(|x| x as u8));
-                let given = [lanes(acc), lanes(codes), lanes([word; LANES])];
-                results.exact("dot4_wide", given, lanes(s.dot4_wide(lanes(acc), lanes(codes), word)));
-                if most == 127 {
-                    results.exact("dot4", given, lanes(s.dot4(lanes(acc), lanes(codes), word)));
-                }
-            }
             results
         }
     }
     compare(Steps);
+}
+
+#[test]
+fn products_of_bytes() {
+    struct Products;
+    impl Kernel for Products {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            let mut rng = Rng(16);
+            for bits in [2, 3, 4, 5, 6, 8] {
+                for round in 0..32 {
+                    check_products::<S, 1, 8>(s, &mut rng, bits, round);
+                    check_products::<S, 1, 4>(s, &mut rng, bits, round);
+                    check_products::<S, 2, 8>(s, &mut rng, bits, round);
+                    check_products::<S, 4, 4>(s, &mut rng, bits, round);
+                    check_products::<S, 8, 8>(s, &mut rng, bits, round);
+                    check_products::<S, 16, 4>(s, &mut rng, bits, round);
+                }
+            }
+        }
+    }
+    for isa in Isa::available() {
+        isa.run(Products);
+    }
+}
+
+/// The products of `4 * G` columns with `N` tokens: in the first rounds the largest that there are, then any.
+#[inline(always)]
+fn check_products<S: Simd, const N: usize, const G: usize>(s: S, rng: &mut Rng, bits: u32, round: usize) {
+    let largest = ((1 << bits) - 1) as u8;
+    let mut codes = [[0; 64]; G];
+    for codes in &mut codes {
+        *codes = match round {
+            0..8 => [largest; 64],
+            8..12 => std::array::from_fn(|i| if i >> (round % 4) & 1 == 0 { largest } else { 0 }),
+            _ => bytes(rng, largest),
+        };
+    }
+    let mut x = [[0i8; 64]; N];
+    for (t, x) in x.iter_mut().enumerate() {
+        *x = match (round + t) % 4 {
+            _ if round >= 16 => std::array::from_fn(|_| (rng.next() as i8).max(-127)),
+            0 => [127; 64],
+            1 => [-127; 64],
+            2 => std::array::from_fn(|i| if i % 3 == 0 { 127 } else { -127 }),
+            _ => std::array::from_fn(|i| i as i8 - 32),
+        };
+    }
+    let before: [[i32; LANES]; N] = std::array::from_fn(|_| std::array::from_fn(|_| rng.next() as i32 >> 8));
+    // Activations begin at every alignment.
+    let first_byte = |t: usize| (5 * round + t) % 32;
+    let mut acc = [s.splat_i(0); N];
+    let mut pointers = [std::ptr::null(); N];
+    for t in 0..N {
+        (acc[t], pointers[t]) = (lanes(before[t]), x[t][first_byte(t)..].as_ptr());
+    }
+    let mut vectors = [lanes::<[u8; 64], S::B>(codes[0]); G];
+    for g in 0..G {
+        vectors[g] = lanes(codes[g]);
+    }
+    // SAFETY: 32 of 64 bytes are readable from any of the first 32 on.
+    let acc = unsafe { s.dot(acc, &vectors, bits, pointers) };
+    let zero = if bits == 8 { 128 - S::BYTE_ZERO } else { 0 };
+    for t in 0..N {
+        let x = &x[t][first_byte(t)..];
+        let product = |r: usize, c: usize| (i32::from(codes[c / 4][4 * r + c % 4]) - zero) * i32::from(x[c]);
+        let after: [i32; LANES] =
+            std::array::from_fn(|r| before[t][r] + (0..4 * G).map(|c| product(r, c)).sum::<i32>());
+        let name = std::any::type_name::<S>();
+        assert_eq!(
+            lanes::<_, [i32; LANES]>(acc[t]),
+            after,
+            "{name}, {bits} bits, token {t} of {N}, round {round}"
+        );
+    }
 }
