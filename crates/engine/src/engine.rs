@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use edgeward_kernels::attention::{self, Heads, Plan, Prepare, Scratch, Segment};
-use edgeward_kernels::kv::{KvShape, KvType};
+use edgeward_kernels::kv::{KvPages, KvShape, KvType};
 use edgeward_kernels::math::{self, rms_norm};
 use edgeward_kernels::{Activations, Form, Isa, Linear, Mode, Pool, gated_linear, linear};
 use edgeward_model::Model;
@@ -57,7 +57,8 @@ pub struct EngineOptions {
 pub enum Precision {
     /// Eight bits everywhere.
     Fast,
-    /// Fifteen bits where it matters most for its price, queries, keys, values and output; eight elsewhere.
+    /// Fifteen bits where they matter most for their price: in the output, and in the block with the largest value of
+    /// what is read from the residual stream; eight elsewhere.
     #[default]
     Balanced,
     /// Fifteen bits everywhere.
@@ -69,16 +70,22 @@ pub enum Precision {
 struct Forms {
     qkv: Form,
     o: Form,
-    ffn: Form,
+    gate_up: Form,
+    down: Form,
     output: Form,
 }
 
 impl Precision {
     fn forms(self) -> Forms {
-        let all = |form| Forms { qkv: form, o: form, ffn: form, output: form };
+        let all = |form| Forms { qkv: form, o: form, gate_up: form, down: form, output: form };
         match self {
             Precision::Fast => all(Form::Int8),
-            Precision::Balanced => Forms { qkv: Form::Int16, output: Form::Int16, ..all(Form::Int8) },
+            Precision::Balanced => Forms {
+                qkv: Form::Peak,
+                gate_up: Form::Peak,
+                output: Form::Int16,
+                ..all(Form::Int8)
+            },
             Precision::Exact => all(Form::Int16),
         }
     }
@@ -152,6 +159,7 @@ pub struct Engine {
     isa: Isa,
     forms: Forms,
     kv_shape: KvShape,
+    kv_pages: KvPages,
     rope: RopeTable,
     rope_local: RopeTable,
     buffers: Buffers,
@@ -217,6 +225,7 @@ impl Engine {
             isa: options.isa,
             forms: options.precision.forms(),
             kv_shape,
+            kv_pages: KvPages::new(kv_shape),
             buffers: Buffers::default(),
         })
     }
@@ -382,7 +391,7 @@ impl Engine {
             if has_windows {
                 self.rope_local.extend(positions, &mut b.angles_local);
             }
-            sequence.reserve(tokens.len());
+            sequence.reserve(tokens.len(), &mut self.kv_pages);
         }
         {
             let mut segments: Vec<Segment> =
@@ -500,9 +509,9 @@ impl LayerPass<'_> {
             Activation::Silu => math::Activation::Silu,
             Activation::GeluTanh => math::Activation::GeluTanh,
         };
-        self.norm_input(&layer.ffn_norm, form_for(&[&layer.gate, &layer.up], forms.ffn));
+        self.norm_input(&layer.ffn_norm, form_for(&[&layer.gate, &layer.up], forms.gate_up));
         let b = &mut *self.buffers;
-        let form = form_for(&[&layer.down], forms.ffn);
+        let form = form_for(&[&layer.down], forms.down);
         gated_linear(self.pool, isa, (&layer.gate, &layer.up), activation, &b.normed, form, &mut b.ffn);
         self.add_branch(Branch::FeedForward);
     }

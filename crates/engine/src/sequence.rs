@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use edgeward_kernels::attention::Segment;
-use edgeward_kernels::kv::{KvPage, KvShape, PAGE_LEN};
+use edgeward_kernels::kv::{KvPage, KvPages, KvShape, PAGE_LEN};
 
 /// Tokens seen so far, with their keys and values.
 ///
@@ -61,10 +61,10 @@ impl Sequence {
     }
 
     /// Makes room for `n_tokens` more, in pages of its own from the first that will be written.
-    pub(crate) fn reserve(&mut self, n_tokens: usize) {
+    pub(crate) fn reserve(&mut self, n_tokens: usize, pages: &mut KvPages) {
         let n_pages = (self.len() + n_tokens).div_ceil(PAGE_LEN);
         while self.pages.len() < n_pages {
-            self.pages.push(Arc::new(KvPage::new(self.shape)));
+            self.pages.push(Arc::new(pages.page()));
         }
         for page in &mut self.pages[self.tokens.len() / PAGE_LEN..] {
             Arc::make_mut(page);

@@ -23,7 +23,7 @@ use crate::pool::{PerThread, Pool};
 /// Positions whose weights are normalised together: two pages.
 const CHUNK: usize = 2 * PAGE_LEN;
 /// Tokens of a sequence that attend in one piece of work.
-const TOKENS_PER_PIECE: usize = 32;
+const TOKENS_PER_PIECE: usize = 64;
 /// From this many query rows on, pages are widened to `f32` once and then read many times.
 const WIDEN_ROWS: usize = 8;
 
@@ -487,94 +487,98 @@ impl ChunkKernel<'_> {
     /// `sources` are the chunk's two pages, with `n_pos` positions.
     #[inline(always)]
     unsafe fn run<S: Simd, K: KvSource>(&mut self, s: S, sources: [K; 2]) {
-        let row_len = State::row_len(self.heads);
         // SAFETY: the caller's; blocks and positions are below `n_pos`, rounded up to a block.
         unsafe {
-            for (page, source) in sources.into_iter().enumerate() {
-                let n_pos = self.n_pos.saturating_sub(page * PAGE_LEN).min(PAGE_LEN);
-                let n_blocks = n_pos.div_ceil(LANES);
-                let mut block = 0;
-                while block < n_blocks {
-                    let at = page * PAGE_LEN + block * LANES;
-                    if S::SCORE_BLOCKS >= 4 && n_blocks - block >= 4 {
-                        self.scores_of::<S, K, 4>(s, source, block, at);
-                        block += 4;
-                    } else if S::SCORE_BLOCKS >= 2 && n_blocks - block >= 2 {
-                        self.scores_of::<S, K, 2>(s, source, block, at);
-                        block += 2;
-                    } else {
-                        self.scores_of::<S, K, 1>(s, source, block, at);
-                        block += 1;
-                    }
+            for first in (0..self.n_pos).step_by(S::SCORE_BLOCKS * LANES) {
+                let mut row = 0;
+                while row < self.n_rows {
+                    row += match self.n_rows - row {
+                        6.. => self.scores_of::<S, K, 6>(s, sources, first, row),
+                        4.. => self.scores_of::<S, K, 4>(s, sources, first, row),
+                        3 => self.scores_of::<S, K, 3>(s, sources, first, row),
+                        2 => self.scores_of::<S, K, 2>(s, sources, first, row),
+                        _ => self.scores_of::<S, K, 1>(s, sources, first, row),
+                    };
                 }
             }
-            for row in 0..self.n_rows {
-                let visible = self.heads.visible(self.first_query + row / self.heads.group_len());
-                let local = |pos: usize| pos.saturating_sub(self.first_pos).min(self.n_pos);
-                let scores = &mut self.scores[row * CHUNK..][..self.n_pos.next_multiple_of(LANES)];
-                let state = &mut self.state[row * row_len..][..row_len];
-                (state[0], state[1]) = softmax(s, scores, local(visible.start)..local(visible.end));
-                state[LANES..].fill(0.0);
-            }
-            for (page, source) in sources.into_iter().enumerate() {
-                let n_pos = self.n_pos.saturating_sub(page * PAGE_LEN).min(PAGE_LEN);
-                let n_parts = self.heads.head_dim.div_ceil(LANES);
-                let mut part = 0;
-                while n_pos > 0 && part < n_parts {
-                    if S::SCORE_BLOCKS >= 4 && n_parts - part >= 4 {
-                        self.values_of::<S, K, 4>(s, source, page, n_pos, part);
-                        part += 4;
-                    } else if S::SCORE_BLOCKS >= 2 && n_parts - part >= 2 {
-                        self.values_of::<S, K, 2>(s, source, page, n_pos, part);
-                        part += 2;
-                    } else {
-                        self.values_of::<S, K, 1>(s, source, page, n_pos, part);
-                        part += 1;
-                    }
-                }
+            let mut row = 0;
+            while row < self.n_rows {
+                row += match self.n_rows - row {
+                    6.. => self.weights_and_values::<S, K, 6>(s, sources, row),
+                    4.. => self.weights_and_values::<S, K, 4>(s, sources, row),
+                    3 => self.weights_and_values::<S, K, 3>(s, sources, row),
+                    2 => self.weights_and_values::<S, K, 2>(s, sources, row),
+                    _ => self.weights_and_values::<S, K, 1>(s, sources, row),
+                };
             }
         }
     }
 
-    /// Scores of all rows with `B` blocks of sixteen keys, to column `at` of the scores.
+    /// Positions of the chunk that query row `row` sees.
+    #[inline(always)]
+    fn visible(&self, row: usize) -> Range<usize> {
+        let visible = self.heads.visible(self.first_query + row / self.heads.group_len());
+        let local = |pos: usize| pos.saturating_sub(self.first_pos).min(self.n_pos);
+        local(visible.start)..local(visible.end)
+    }
+
+    /// Positions that any of `n_rows` rows sees, rounded to blocks of sixteen.
+    #[inline(always)]
+    fn seen(&self, row: usize, n_rows: usize) -> Range<usize> {
+        let (start, end) = (self.visible(row).start, self.visible(row + n_rows - 1).end);
+        start / LANES * LANES..end.next_multiple_of(LANES)
+    }
+
+    /// Scores of `R` rows from `row` with the positions from `first` on that they see, at most
+    /// [`Simd::SCORE_BLOCKS`] blocks; `R`.
     ///
     /// # Safety
-    /// The source has these blocks.
+    /// As [`Self::run`], and there are `R` rows from `row`.
     #[inline(always)]
-    unsafe fn scores_of<S: Simd, K: KvSource, const B: usize>(
+    unsafe fn scores_of<S: Simd, K: KvSource, const R: usize>(
         &mut self,
         s: S,
-        source: K,
-        block: usize,
-        at: usize,
-    ) {
-        let mut row = 0;
-        // SAFETY: the caller's; rows are below `n_rows`.
+        sources: [K; 2],
+        first: usize,
+        row: usize,
+    ) -> usize {
+        let seen = self.seen(row, R);
+        let end = seen.end.min(first + S::SCORE_BLOCKS * LANES);
+        let mut at = seen.start.max(first);
+        // SAFETY: the caller's.
         unsafe {
-            while row < self.n_rows {
-                match self.n_rows - row {
-                    6.. => row += self.scores_tile::<S, K, B, 6>(s, source, block, at, row),
-                    4.. => row += self.scores_tile::<S, K, B, 4>(s, source, block, at, row),
-                    3 => row += self.scores_tile::<S, K, B, 3>(s, source, block, at, row),
-                    2 => row += self.scores_tile::<S, K, B, 2>(s, source, block, at, row),
-                    _ => row += self.scores_tile::<S, K, B, 1>(s, source, block, at, row),
-                }
+            while at < end {
+                let n_blocks = (end - at) / LANES;
+                at += LANES
+                    * if S::SCORE_BLOCKS >= 4 && n_blocks >= 4 {
+                        self.scores_tile::<S, K, 4, R>(s, sources, at, row)
+                    } else if S::SCORE_BLOCKS >= 2 && n_blocks >= 2 {
+                        self.scores_tile::<S, K, 2, R>(s, sources, at, row)
+                    } else {
+                        self.scores_tile::<S, K, 1, R>(s, sources, at, row)
+                    };
             }
         }
+        R
     }
 
+    /// Scores of `R` rows with the `B` blocks of one page from position `at` on; `B`.
+    ///
     /// # Safety
-    /// As [`Self::scores_of`], and there are `R` rows from `row`.
+    /// As [`Self::scores_of`].
     #[inline(always)]
     unsafe fn scores_tile<S: Simd, K: KvSource, const B: usize, const R: usize>(
         &mut self,
         s: S,
-        source: K,
-        block: usize,
+        sources: [K; 2],
         at: usize,
         row: usize,
     ) -> usize {
-        let queries: [*const f32; R] = std::array::from_fn(|r| self.query(row + r).as_ptr());
+        let (source, block) = (sources[at / PAGE_LEN], at % PAGE_LEN / LANES);
+        let mut queries = [std::ptr::null(); R];
+        for r in 0..R {
+            queries[r] = self.query(row + r).as_ptr();
+        }
         let mut sums = [[s.splat(0.0); B]; R];
         // SAFETY: the caller's; every query has `head_dim` values.
         unsafe {
@@ -602,84 +606,93 @@ impl ChunkKernel<'_> {
                 }
             }
         }
+        B
+    }
+
+    /// Turns the scores of `R` rows from `row` into weights, and sums the values by them; `R`.
+    ///
+    /// # Safety
+    /// As [`Self::scores_of`], and the scores are there.
+    #[inline(always)]
+    unsafe fn weights_and_values<S: Simd, K: KvSource, const R: usize>(
+        &mut self,
+        s: S,
+        sources: [K; 2],
+        row: usize,
+    ) -> usize {
+        let row_len = State::row_len(self.heads);
+        let seen = self.seen(row, R);
+        for row in row..row + R {
+            let visible = self.visible(row);
+            let scores = &mut self.scores[row * CHUNK..][seen.clone()];
+            let visible = visible.start.max(seen.start) - seen.start..visible.end.max(seen.start) - seen.start;
+            let state = &mut self.state[row * row_len..][..2];
+            (state[0], state[1]) = softmax(s, scores, visible);
+        }
+        let n_parts = self.heads.head_dim.div_ceil(LANES);
+        let mut part = 0;
+        // SAFETY: the caller's.
+        unsafe {
+            while part < n_parts {
+                part += if S::SCORE_BLOCKS >= 4 && n_parts - part >= 4 {
+                    self.values_tile::<S, K, 4, R>(s, sources, seen.clone(), part, row)
+                } else if S::SCORE_BLOCKS >= 2 && n_parts - part >= 2 {
+                    self.values_tile::<S, K, 2, R>(s, sources, seen.clone(), part, row)
+                } else {
+                    self.values_tile::<S, K, 1, R>(s, sources, seen.clone(), part, row)
+                };
+            }
+        }
         R
     }
 
-    /// Adds the weighted values of a page to all rows, `C` vectors of coordinates from `part`.
+    /// The weighted sums of the values at positions `seen`, `C` vectors of coordinates from `part`; `C`.
     ///
     /// # Safety
-    /// The source has these positions and coordinates.
-    #[inline(always)]
-    unsafe fn values_of<S: Simd, K: KvSource, const C: usize>(
-        &mut self,
-        s: S,
-        source: K,
-        page: usize,
-        n_pos: usize,
-        part: usize,
-    ) {
-        let mut row = 0;
-        // SAFETY: the caller's; rows are below `n_rows`.
-        unsafe {
-            while row < self.n_rows {
-                match self.n_rows - row {
-                    6.. => row += self.values_tile::<S, K, C, 6>(s, source, page, n_pos, part, row),
-                    4.. => row += self.values_tile::<S, K, C, 4>(s, source, page, n_pos, part, row),
-                    3 => row += self.values_tile::<S, K, C, 3>(s, source, page, n_pos, part, row),
-                    2 => row += self.values_tile::<S, K, C, 2>(s, source, page, n_pos, part, row),
-                    _ => row += self.values_tile::<S, K, C, 1>(s, source, page, n_pos, part, row),
-                }
-            }
-        }
-    }
-
-    /// # Safety
-    /// As [`Self::values_of`], and there are `R` rows from `row`.
+    /// As [`Self::weights_and_values`], and there are these coordinates.
     #[inline(always)]
     unsafe fn values_tile<S: Simd, K: KvSource, const C: usize, const R: usize>(
         &mut self,
         s: S,
-        source: K,
-        page: usize,
-        n_pos: usize,
+        sources: [K; 2],
+        seen: Range<usize>,
         part: usize,
         row: usize,
     ) -> usize {
         let row_len = State::row_len(self.heads);
         // SAFETY: the caller's; the state has a row for each query row.
         unsafe {
-            let weights = self.scores[row * CHUNK + page * PAGE_LEN..][..(R - 1) * CHUNK + n_pos].as_ptr();
-            let end = (R - 1) * row_len + C * LANES;
-            let out = self.state[row * row_len + LANES + part * LANES..][..end].as_mut_ptr();
+            let weights = self.scores[row * CHUNK..][..R * CHUNK].as_ptr();
             let mut sums = [[s.splat(0.0); C]; R];
-            for r in 0..R {
-                for c in 0..C {
-                    sums[r][c] = s.load(out.add(r * row_len + c * LANES));
-                }
-            }
-            for pos in 0..n_pos {
-                if K::IS_COLD && row == 0 {
-                    let at = (pos * self.heads.head_dim + part * LANES) * K::ELEMENT_BYTES;
-                    prefetch::<S, K, C>(s, self.next_keys[page].wrapping_add(at));
-                }
-                let mut values = [s.splat(0.0); C];
-                for c in 0..C {
-                    values[c] = source.value(s, pos, part + c);
-                }
-                for r in 0..R {
-                    let weight = s.splat(*weights.add(r * CHUNK + pos));
+            for page in 0..2 {
+                let start = page * PAGE_LEN;
+                let source = sources[page];
+                for pos in seen.start.max(start)..seen.end.min(start + PAGE_LEN) {
+                    if K::IS_COLD && row == 0 {
+                        let at = ((pos - start) * self.heads.head_dim + part * LANES) * K::ELEMENT_BYTES;
+                        prefetch::<S, K, C>(s, self.next_keys[page].wrapping_add(at));
+                    }
+                    let mut values = [s.splat(0.0); C];
                     for c in 0..C {
-                        sums[r][c] = s.fma(weight, values[c], sums[r][c]);
+                        values[c] = source.value(s, pos - start, part + c);
+                    }
+                    for r in 0..R {
+                        let weight = s.splat(*weights.add(r * CHUNK + pos));
+                        for c in 0..C {
+                            sums[r][c] = s.fma(weight, values[c], sums[r][c]);
+                        }
                     }
                 }
             }
+            let end = (R - 1) * row_len + C * LANES;
+            let out = self.state[row * row_len + LANES + part * LANES..][..end].as_mut_ptr();
             for r in 0..R {
                 for c in 0..C {
                     s.store(out.add(r * row_len + c * LANES), sums[r][c]);
                 }
             }
         }
-        R
+        C
     }
 
     #[inline(always)]
@@ -699,37 +712,35 @@ fn prefetch<S: Simd, K: KvSource, const N: usize>(s: S, src: *const u8) {
 }
 
 /// Scores to weights, e^(score - largest), within `visible`; zeros elsewhere. The largest score and the sum of
-/// weights; minus infinity and zero if nothing is visible. The scores are whole vectors.
+/// weights; minus infinity and zero if nothing is visible. The scores are whole vectors, those beyond `visible` are
+/// not looked at.
 #[inline(always)]
 fn softmax<S: Simd>(s: S, scores: &mut [f32], visible: Range<usize>) -> (f32, f32) {
+    scores[..visible.start].fill(f32::NEG_INFINITY);
+    scores[visible.end..].fill(f32::NEG_INFINITY);
+    let vectors = scores.as_chunks_mut::<LANES>().0;
+    // SAFETY: a chunk is sixteen values, in all of this function.
+    let mut max = s.splat(f32::NEG_INFINITY);
+    for scores in vectors.iter() {
+        max = s.max(max, unsafe { s.load(scores.as_ptr()) });
+    }
     if visible.is_empty() {
         scores.fill(0.0);
         return (f32::NEG_INFINITY, 0.0);
     }
-    let is_whole = visible.start == 0 && visible.end == scores.len();
-    if !is_whole {
-        scores[..visible.start].fill(f32::NEG_INFINITY);
-        scores[visible.end..].fill(f32::NEG_INFINITY);
-    }
-    let mut max = s.splat(f32::NEG_INFINITY);
-    for at in (0..scores.len()).step_by(LANES) {
-        max = s.max(max, math::load_part(s, scores, at));
-    }
     let max = s.reduce_max(max);
     let mut sum = s.splat(0.0);
-    for at in (0..scores.len()).step_by(LANES) {
-        let weight = math::exp(s, s.sub(math::load_part(s, scores, at), s.splat(max)));
-        sum = s.add(sum, weight);
-        math::store_part(s, scores, at, weight);
-    }
-    if !is_whole {
-        // Even e^-infinity came out as something: what is not visible weighs nothing.
-        scores[..visible.start].fill(0.0);
-        scores[visible.end..].fill(0.0);
-        sum = s.splat(0.0);
-        for at in (0..scores.len()).step_by(LANES) {
-            sum = s.add(sum, math::load_part(s, scores, at));
+    for (i, scores) in vectors.iter_mut().enumerate() {
+        let at = i * LANES;
+        let mut weight = math::exp(s, s.sub(unsafe { s.load(scores.as_ptr()) }, s.splat(max)));
+        unsafe { s.store(scores.as_mut_ptr(), weight) };
+        if at < visible.start || at + LANES > visible.end {
+            // Even e^-infinity came out as something: what is not visible weighs nothing.
+            scores[..visible.start.saturating_sub(at).min(LANES)].fill(0.0);
+            scores[visible.end.saturating_sub(at).min(LANES)..].fill(0.0);
+            weight = unsafe { s.load(scores.as_ptr()) };
         }
+        sum = s.add(sum, weight);
     }
     (max, s.reduce_add(sum))
 }

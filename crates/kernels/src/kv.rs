@@ -15,7 +15,7 @@ use half::f16;
 
 use crate::isa::{Isa, Kernel, LANES, Simd};
 use crate::math::load_part;
-use crate::memory::Buffer;
+use crate::memory::{Buffer, BufferPart};
 
 /// Positions per page.
 pub const PAGE_LEN: usize = 64;
@@ -86,14 +86,44 @@ impl KvShape {
 #[derive(Debug)]
 pub struct KvPage {
     shape: KvShape,
-    data: Buffer,
+    data: BufferPart,
 }
 
 impl Clone for KvPage {
     fn clone(&self) -> KvPage {
-        let mut data = Buffer::zeroed(self.data.as_slice().len());
-        data.as_mut_slice().copy_from_slice(self.data.as_slice());
-        KvPage { shape: self.shape, data }
+        let mut page = KvPage::new(self.shape);
+        page.data.as_mut_slice().copy_from_slice(self.data.as_slice());
+        page
+    }
+}
+
+/// Makes pages, several in one allocation: only so do pages of one or two megabytes lie on huge pages, which makes
+/// reading far back a fifth faster. An allocation is given back with the last of its pages.
+#[derive(Debug)]
+pub struct KvPages {
+    shape: KvShape,
+    /// Made, and not yet asked for.
+    spare: Vec<KvPage>,
+}
+
+impl KvPages {
+    /// Bytes of an allocation, if not a single page takes more. Memory that no page uses is never touched, so it costs
+    /// nothing but its addresses.
+    const ALLOCATION_BYTES: usize = 8 << 20;
+
+    /// A source of pages of this shape.
+    pub fn new(shape: KvShape) -> KvPages {
+        KvPages { shape, spare: Vec::new() }
+    }
+
+    /// An empty page.
+    pub fn page(&mut self) -> KvPage {
+        if self.spare.is_empty() {
+            self.spare = KvPage::several(self.shape, KvPages::ALLOCATION_BYTES / self.shape.page_bytes());
+            // The first in memory is handed out first.
+            self.spare.reverse();
+        }
+        self.spare.pop().expect("at least one page was made")
     }
 }
 
@@ -103,8 +133,14 @@ impl KvPage {
     /// # Panics
     /// If the head's dimension does not suit the element type.
     pub fn new(shape: KvShape) -> KvPage {
+        KvPage::several(shape, 1).pop().expect("one page was made")
+    }
+
+    /// At least one page, at best `n_pages`, in one allocation.
+    fn several(shape: KvShape, n_pages: usize) -> Vec<KvPage> {
         assert!(shape.kv_type != KvType::Q8_0 || shape.head_dim.is_multiple_of(GROUP));
-        KvPage { shape, data: Buffer::zeroed(shape.page_bytes()) }
+        let buffer = Buffer::zeroed(n_pages.max(1) * shape.page_bytes());
+        buffer.into_parts(shape.page_bytes()).map(|data| KvPage { shape, data }).collect()
     }
 
     /// What it has room for.

@@ -6,7 +6,7 @@
 //! The arithmetic is fixed, whatever the instruction set, the number of threads and the number of tokens:
 //! - quantised: for each block of 32 columns (16 where scales are finer), in order, the integer dot product, exact,
 //!   is converted and added as `fma(dot, d_w * d_x, y)`; minima are summed apart as `fma(m_w, d_x * sum_x, z)`; the
-//!   result is `y + z`.
+//!   result is `y + z`. What a peak's second bytes add comes last.
 //! - float: sixteen partial sums, of every sixteenth column, by fused multiply-adds; then lane i and i + 8 are
 //!   added, and so on to one.
 //!
@@ -21,7 +21,7 @@ use crate::acts::{Acts, ActsWriter, BLOCK, Form, Meta, PANEL};
 use crate::dtype::DType;
 use crate::isa::{Isa, Kernel, LANES, Simd, unroll};
 use crate::math;
-use crate::packed::{BLOCK_COLS, Format, PackedMatrix, formats, load_codes, load_scales};
+use crate::packed::{BLOCK_COLS, Format, PackedMatrix, Scales, formats, load_codes, load_scales};
 use crate::pool::Pool;
 
 /// Up to this many tokens, work on single rows stays on the calling thread: handing it out would cost more.
@@ -227,10 +227,8 @@ impl Kernel for Quantize<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for (i, values) in self.row.chunks_exact(BLOCK).enumerate() {
-            // SAFETY: whoever made this kernel holds the token's blocks.
-            unsafe { self.writer.write_block(s, self.token, self.first_block + i, values.as_ptr()) };
-        }
+        // SAFETY: whoever made this kernel holds the token's blocks.
+        unsafe { self.writer.write(s, self.token, self.first_block, self.row) };
     }
 }
 
@@ -534,7 +532,7 @@ impl<F: Format> PackedTiles<'_, F> {
         assert!(self.tokens.is_empty() || self.tokens.start / PANEL == (self.tokens.end - 1) / PANEL);
         assert!(self.out.len() == self.tiles.len() * n_tokens);
         let n_blocks = self.matrix.n_cols() / BLOCK_COLS;
-        for (tile, out) in self.tiles.zip(self.out.chunks_exact_mut(n_tokens)) {
+        for (tile, out) in self.tiles.clone().zip(self.out.chunks_exact_mut(n_tokens)) {
             let mut panel = PanelPart {
                 tile: self.matrix.tile(tile).as_ptr(),
                 n_blocks,
@@ -562,6 +560,55 @@ impl<F: Format> PackedTiles<'_, F> {
             take!(2);
             take!(1);
         }
+        if self.acts.form() == Form::Peak {
+            self.add_peaks(s, n_blocks);
+        }
+    }
+
+    /// Adds the products with the second bytes of each token's peak, the same block for nearly all tokens.
+    #[inline(always)]
+    fn add_peaks<S: Simd>(self, s: S, n_blocks: usize) {
+        let peaks = &self.acts.peaks()[self.tokens.clone()];
+        for (tile, out) in self.tiles.zip(self.out.chunks_exact_mut(peaks.len())) {
+            let tile = self.matrix.tile(tile).as_ptr();
+            let mut at = peaks[0].block;
+            // SAFETY: peaks are of blocks below `n_blocks`, and all products are written.
+            unsafe {
+                let mut block = load_block::<S, F>(s, tile, n_blocks, at);
+                for (peak, out) in peaks.iter().zip(out) {
+                    if peak.block != at {
+                        at = peak.block;
+                        block = load_block::<S, F>(s, tile, n_blocks, at);
+                    }
+                    let out = out.as_mut_ptr().cast();
+                    let (codes, scales) = &block;
+                    let y = [s.load(out)];
+                    let [mut y] = dot_block::<S, F, 1, 1>(s, codes, &scales.d, peak.codes.as_ptr(), &[peak.meta], y);
+                    if F::SHAPE.has_min {
+                        y = add_minima::<S, F>(s, &scales.m, &peak.meta, y);
+                    }
+                    s.store(out, y);
+                }
+            }
+        }
+    }
+}
+
+/// Codes and scales of a block of a tile in registers.
+///
+/// # Safety
+/// `tile` points to a tile of `n_blocks` blocks of format `F`, of which `block` is one.
+#[inline(always)]
+unsafe fn load_block<S: Simd, F: Format>(
+    s: S,
+    tile: *const u8,
+    n_blocks: usize,
+    block: usize,
+) -> ([S::B; 8], Scales<S::F>) {
+    // SAFETY: the offsets are those of the layout.
+    unsafe {
+        let planes = tile.add(F::LAYOUT.scale_bytes(n_blocks) + block * F::LAYOUT.plane_bytes);
+        (load_codes::<S, F>(s, planes), load_scales::<S, F>(s, tile, block))
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 const CACHE_LINE: usize = 64;
 /// Allocations below this stay on ordinary pages.
@@ -66,6 +67,19 @@ impl Buffer {
         }
     }
 
+    /// The buffer in parts of `part_len` bytes, a multiple of 64, as many as fit: each with an owner of its own. The
+    /// memory is given back with the last of them.
+    pub(crate) fn into_parts(self, part_len: usize) -> impl Iterator<Item = BufferPart> {
+        assert!(part_len.is_multiple_of(CACHE_LINE));
+        let n_parts = self.len / part_len.max(1);
+        let buffer = Arc::new(self);
+        (0..n_parts).map(move |i| BufferPart {
+            buffer: Arc::clone(&buffer),
+            start: i * part_len,
+            len: part_len,
+        })
+    }
+
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         // SAFETY: `len` bytes are ours and initialised (zeroed at first).
@@ -91,6 +105,34 @@ impl Drop for Buffer {
             // SAFETY: allocated with this very layout.
             unsafe { dealloc(self.ptr.as_ptr(), Buffer::layout(self.len)) }
         }
+    }
+}
+
+/// A part of a [`Buffer`] that no other part overlaps.
+pub(crate) struct BufferPart {
+    /// Reached through its parts alone.
+    buffer: Arc<Buffer>,
+    start: usize,
+    len: usize,
+}
+
+impl BufferPart {
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        // SAFETY: the range is within the buffer, and only this part reaches it.
+        unsafe { std::slice::from_raw_parts(self.buffer.ptr.as_ptr().add(self.start), self.len) }
+    }
+
+    /// The bytes, to write.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.buffer.ptr.as_ptr().add(self.start), self.len) }
+    }
+}
+
+impl std::fmt::Debug for BufferPart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BufferPart({} bytes)", self.len)
     }
 }
 

@@ -99,8 +99,9 @@ fn products_match_the_reference_and_each_other() {
             (16, 2, Form::Int16),
             (50, 3, Form::Int8),
             (33, 16, Form::Int16),
-            (64, 23, Form::Int8),
+            (64, 23, Form::Peak),
             (17, 40, Form::Int16),
+            (17, 5, Form::Peak),
         ] {
             let form = if dtype.is_quantized() { form } else { Form::Float };
             let n_cols = if dtype.is_quantized() { dtype.block_len() * 3 } else { 45 };
@@ -149,12 +150,12 @@ fn a_token_does_not_depend_on_its_neighbours() {
             bias: None,
         };
         let isa = Isa::best();
-        let input = activations(&mut rng, &mut pool, isa, n_tokens, n_cols, Form::Int8);
+        let input = activations(&mut rng, &mut pool, isa, n_tokens, n_cols, Form::Peak);
         let mut all = vec![0.0; n_tokens * n_rows];
         linear(&mut pool, isa, &[&map], &input, Mode::Store, &mut all);
         for t in 0..n_tokens {
             let mut alone = Activations::default();
-            alone.fill(&mut pool, isa, (1, n_cols), Form::Int8, |_, row| {
+            alone.fill(&mut pool, isa, (1, n_cols), Form::Peak, |_, row| {
                 row.copy_from_slice(&input.rows()[t * n_cols..][..n_cols]);
             });
             let mut y = vec![0.0; n_rows];
@@ -217,4 +218,18 @@ fn fifteen_bits_are_128_times_finer_than_eight() {
     // Half a step of the largest block's scale.
     assert!(error(Form::Int8) < 0.5 / 127.0 + 1e-6);
     assert!(error(Form::Int16) < 0.5 / 127.0 / 128.0 + 1e-6);
+}
+
+#[test]
+fn the_block_with_the_largest_value_has_fifteen_bits() {
+    let mut x = Rng(7).floats(640);
+    x[333] = -700.0;
+    let mut input = Activations::default();
+    input.fill(&mut Pool::new(1), Isa::best(), (1, 640), Form::Peak, |_, row| row.copy_from_slice(&x));
+    let rounded = input.acts.dequantize();
+    let peak = 333 / BLOCK * BLOCK..(333 / BLOCK + 1) * BLOCK;
+    for i in 0..640 {
+        let largest = if peak.contains(&i) { 0.5 * 700.0 / 127.0 / 128.0 } else { 0.5 / 127.0 };
+        assert!((x[i] - rounded[i]).abs() < largest + 1e-6, "value {i}");
+    }
 }
