@@ -26,7 +26,7 @@ use crate::pool::Pool;
 
 /// Up to this many tokens, work on single rows stays on the calling thread: handing it out would cost more.
 const SERIAL_TOKENS: usize = 4;
-/// How far ahead of the arithmetic weights are asked for, bytes, when each is used once: what a core reads while memory
+/// How far ahead of the arithmetic weights are asked for, bytes, when they are first used: what a core reads while memory
 /// answers (some 40 GB/s for 120 ns), and a little more. Half as far costs a tenth, twice as far nothing.
 const PREFETCH_BYTES: usize = 6144;
 
@@ -539,6 +539,7 @@ impl<F: Format> PackedTiles<'_, F> {
                 codes: self.acts.codes()[self.acts.block_idx(self.tokens.start, 0) * W * BLOCK..].as_ptr(),
                 metas: self.acts.metas()[self.acts.block_idx(self.tokens.start, 0)..].as_ptr(),
                 stride: self.acts.panel_len(self.tokens.start),
+                is_first: self.tokens.start == 0,
             };
             let mut out = out;
             // As many tokens at once as fit into registers, then the rest by halves.
@@ -620,6 +621,8 @@ struct PanelPart {
     metas: *const Meta,
     /// Tokens in the panel: blocks from one block of a token to its next.
     stride: usize,
+    /// Nobody has asked for this tile yet: the next ones will have to come from memory as well.
+    is_first: bool,
 }
 
 impl PanelPart {
@@ -632,6 +635,7 @@ impl PanelPart {
             self.codes = self.codes.add(n_tokens * W * BLOCK);
             self.metas = self.metas.add(n_tokens);
         }
+        self.is_first = false;
     }
 
     /// # Safety
@@ -651,7 +655,7 @@ impl PanelPart {
             let mut z = [s.splat(0.0); N];
             for block in 0..self.n_blocks {
                 let planes = planes.add(block * F::LAYOUT.plane_bytes);
-                if N <= 2 {
+                if self.is_first {
                     // A block's share of the tile, scales and all: no byte of the next tiles is left out.
                     let share = F::LAYOUT.plane_bytes + F::LAYOUT.head_bytes + F::LAYOUT.group_bytes;
                     let ahead = self.tile.wrapping_add(PREFETCH_BYTES + block * share);

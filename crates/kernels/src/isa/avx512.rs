@@ -140,10 +140,7 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn scale_by_pow2(self, a: __m512, n: __m512i) -> __m512 {
-        unsafe {
-            let bits = _mm512_slli_epi32::<23>(_mm512_add_epi32(n, _mm512_set1_epi32(127)));
-            _mm512_mul_ps(a, _mm512_castsi512_ps(bits))
-        }
+        unsafe { _mm512_scalef_ps(a, _mm512_cvtepi32_ps(n)) }
     }
     #[inline(always)]
     fn reduce_add_i(self, a: __m512i) -> i32 {
