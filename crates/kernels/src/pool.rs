@@ -138,9 +138,15 @@ fn spin_until(done: impl Fn() -> bool) -> bool {
 }
 
 /// When to offer work to the other threads, and when not.
+///
+/// A helper that loses its core holds up everybody for a time slice of the system, some milliseconds. What counts is
+/// how long all went well before: long, and the loss is small change; not much longer than the stall, and two threads
+/// are no faster than one. Then the caller works alone for a while, and for longer each time.
 struct Backoff {
     solo_until: Option<Instant>,
     solo_len: Duration,
+    /// Since when work has been offered, without a stall.
+    good_since: Instant,
 }
 
 impl Backoff {
@@ -148,28 +154,36 @@ impl Backoff {
     const STALL: Duration = Duration::from_micros(100);
     const SOLO_MIN: Duration = Duration::from_millis(4);
     const SOLO_MAX: Duration = Duration::from_millis(64);
+    /// How many times longer than a stall the good time before it must be for the stall to be borne.
+    const WORTHWHILE: u32 = 4;
 
-    fn is_solo(&mut self) -> bool {
-        match self.solo_until {
-            Some(until) if Instant::now() < until => true,
-            Some(_) => {
-                self.solo_until = None;
-                false
-            }
-            None => false,
-        }
+    fn new() -> Backoff {
+        Backoff { solo_until: None, solo_len: Backoff::SOLO_MIN, good_since: Instant::now() }
     }
 
-    /// The caller worked for `work`, then waited for `wait`.
-    fn observe(&mut self, work: Duration, wait: Duration) {
-        if wait > Backoff::STALL && wait > work {
-            self.solo_until = Some(Instant::now() + self.solo_len);
-            self.solo_len = (self.solo_len * 2).min(Backoff::SOLO_MAX);
-        } else if self.solo_len > Backoff::SOLO_MIN && work + wait > Duration::ZERO {
-            // Forgets slowly, over some ten thousand good regions, about a hundred tokens: between two losses of its
-            // core a helper may well do a thousand regions.
-            self.solo_len = (self.solo_len - self.solo_len / 8192).max(Backoff::SOLO_MIN);
+    fn is_solo(&mut self) -> bool {
+        let Some(until) = self.solo_until else { return false };
+        let now = Instant::now();
+        if now >= until {
+            (self.solo_until, self.good_since) = (None, now);
         }
+        self.solo_until.is_some()
+    }
+
+    /// In a region that began at `start`, the caller waited from `work_end` on, until now.
+    fn observe(&mut self, start: Instant, work_end: Instant) {
+        let now = Instant::now();
+        let wait = now - work_end;
+        if wait <= Backoff::STALL || wait <= work_end - start {
+            return;
+        }
+        if work_end.saturating_duration_since(self.good_since) >= wait * Backoff::WORTHWHILE {
+            self.solo_len = Backoff::SOLO_MIN;
+        } else {
+            self.solo_until = Some(now + self.solo_len);
+            self.solo_len = (self.solo_len * 2).min(Backoff::SOLO_MAX);
+        }
+        self.good_since = now;
     }
 }
 
@@ -208,8 +222,7 @@ impl Pool {
                     .expect("the system starts a thread")
             })
             .collect();
-        let backoff = Backoff { solo_until: None, solo_len: Backoff::SOLO_MIN };
-        Pool { shared, workers, region: 0, backoff }
+        Pool { shared, workers, region: 0, backoff: Backoff::new() }
     }
 
     /// Threads, the caller's included.
@@ -266,7 +279,7 @@ impl Pool {
                 }
                 shared.is_caller_parked.0.store(false, Ordering::SeqCst);
             }
-            self.backoff.observe(work_end - start, work_end.elapsed());
+            self.backoff.observe(start, work_end);
         }
         if let Some(panic) = shared.panic.lock().unwrap_or_else(|e| e.into_inner()).take() {
             resume_unwind(panic);
