@@ -80,12 +80,9 @@ impl Precision {
         let all = |form| Forms { qkv: form, o: form, gate_up: form, down: form, output: form };
         match self {
             Precision::Fast => all(Form::Int8),
-            Precision::Balanced => Forms {
-                qkv: Form::Peak,
-                gate_up: Form::Peak,
-                output: Form::Int16,
-                ..all(Form::Int8)
-            },
+            Precision::Balanced => {
+                Forms { qkv: Form::Peak, gate_up: Form::Peak, output: Form::Int16, ..all(Form::Int8) }
+            }
             Precision::Exact => all(Form::Int16),
         }
     }
@@ -404,9 +401,10 @@ impl Engine {
             };
             let window = self.config.sliding_window.as_ref();
             let windowed = window.map(|window| heads(Some(window.window_len)));
+            let n_threads = self.pool.n_threads();
             let plans = Plans {
-                global: (heads(None), Plan::new(heads(None), &segments)),
-                windowed: windowed.map(|heads| (heads, Plan::new(heads, &segments))),
+                global: (heads(None), Plan::new(heads(None), &segments, n_threads)),
+                windowed: windowed.map(|heads| (heads, Plan::new(heads, &segments, n_threads))),
             };
             for (i, layer) in self.weights.layers.iter().enumerate() {
                 let mut pass = LayerPass {

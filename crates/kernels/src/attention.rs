@@ -198,7 +198,7 @@ pub fn attend(
 ) {
     let Plan { heads, items, first_tokens, counters, n_partials, n_tokens } = plan;
     let (heads, n_tokens) = (*heads, *n_tokens);
-    let (group_len, n_threads) = (heads.group_len(), pool.n_threads());
+    let group_len = heads.group_len();
     assert_eq!(qkv.len(), n_tokens * heads.row_len(), "the plan is of this batch");
     counters.iter().for_each(|counter| counter.n_done.store(0, Ordering::Relaxed));
     let partial_len = group_len * State::row_len(heads);
@@ -227,7 +227,6 @@ pub fn attend(
                 pages: segment.pages,
                 first_pos: segment.first_pos + item.tokens.start,
                 n_tokens: item.tokens.len(),
-                n_threads,
                 qkv: &qkv[first_token * heads.row_len()..],
                 worker,
             };
@@ -285,8 +284,8 @@ struct Counter {
     first_partial: usize,
 }
 
-/// How a batch is cut into pieces: single tokens by chunks, many tokens by blocks of tokens, the longest first. All
-/// layers with the same heads share it.
+/// How a batch is cut into pieces: single tokens by chunks, many tokens by blocks of tokens. All layers with the same
+/// heads share it.
 pub struct Plan {
     heads: Heads,
     items: Vec<Item>,
@@ -298,8 +297,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan for a batch of these segments.
-    pub fn new(heads: Heads, segments: &[Segment]) -> Plan {
+    /// The plan for a batch of these segments, for a pool of `n_threads` threads.
+    pub fn new(heads: Heads, segments: &[Segment], n_threads: usize) -> Plan {
         let mut plan = Plan {
             heads,
             items: Vec::new(),
@@ -319,7 +318,13 @@ impl Plan {
                 }
             }
         }
-        plan.items.sort_by_key(|item| std::cmp::Reverse(item.tokens.len() * item.chunks.len()));
+        // Neighbours go to one thread: that suits single tokens, whose pieces are equal and lie side by side in memory.
+        // Blocks of tokens see the more the later they are: dealt out in turn, the longest first, they make equal shares.
+        if plan.items.iter().any(|item| item.tokens.len() > 1) {
+            plan.items.sort_by_key(|item| std::cmp::Reverse(item.tokens.len() * item.chunks.len()));
+            let dealt = (0..n_threads).flat_map(|thread| plan.items.iter().skip(thread).step_by(n_threads));
+            plan.items = dealt.cloned().collect();
+        }
         plan
     }
 
@@ -358,8 +363,6 @@ struct Work<'a> {
     /// Of the first token.
     first_pos: usize,
     n_tokens: usize,
-    /// Threads that share the work.
-    n_threads: usize,
     /// From the first token's row on.
     qkv: &'a [f32],
     worker: &'a mut WorkerScratch,
@@ -402,8 +405,8 @@ impl Kernel for Attend<'_, '_> {
                 state: into,
                 next_keys: [std::ptr::null(); 2],
             };
-            // Whoever finishes a chunk of one token's takes, most likely, the one after those that are in work.
-            let next = (chunk + work.n_threads).min(last_chunk) * CHUNK / PAGE_LEN;
+            // Whoever finishes a chunk takes, most likely, the next one.
+            let next = (chunk + 1).min(last_chunk) * CHUNK / PAGE_LEN;
             for (i, keys) in kernel.next_keys.iter_mut().enumerate() {
                 let page = &work.pages[(next + i).min(last_page)];
                 *keys = page.head(work.layer, work.kv_head).keys();
@@ -625,7 +628,8 @@ impl ChunkKernel<'_> {
         for row in row..row + R {
             let visible = self.visible(row);
             let scores = &mut self.scores[row * CHUNK..][seen.clone()];
-            let visible = visible.start.max(seen.start) - seen.start..visible.end.max(seen.start) - seen.start;
+            let visible =
+                visible.start.max(seen.start) - seen.start..visible.end.max(seen.start) - seen.start;
             let state = &mut self.state[row * row_len..][..2];
             (state[0], state[1]) = softmax(s, scores, visible);
         }

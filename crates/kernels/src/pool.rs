@@ -1,30 +1,35 @@
 //! A thread pool for hundreds of short parallel regions per token.
 //!
-//! A region is a number of pieces; whoever runs takes the next piece, so a thread that the system has put aside
-//! holds up at most the piece that it holds. Between regions threads spin for a few tens of microseconds, then
-//! park, so that nobody burns a core that other work could use.
+//! A region is a number of pieces. Each thread has a share of them, which it takes one by one, in order: so it reads
+//! memory in order too, and what it asks for ahead of time is its own next piece. Whoever is through with its share
+//! takes from the ends of the others', so a thread that the system has put aside holds up at most the piece that it
+//! holds. Between regions threads spin for a few tens of microseconds, then park, so that nobody burns a core that
+//! other work could use.
 //!
 //! Beside other work a helper may lose its core in the middle of a piece, for milliseconds. The caller then stops
 //! offering work for a while and does all pieces itself ([`Backoff`]): one thread that runs beats two of which
 //! one is asleep.
 //!
 //! Invariants:
-//! - `ticket` packs the region's number, its number of pieces, and the next piece to take. A piece belongs to the
-//!   thread whose `fetch_add` returned it, in the region that the same value names.
-//! - `region` is written only by the caller, while no piece of any region is outstanding: it returns from
-//!   [`Pool::run`] only after `n_done` has reached the number of pieces, and nobody reads `region` without having
+//! - a [`Share`] packs the region's number, the next piece to take and the end of the share. A piece belongs to the
+//!   thread whose `compare_exchange` took it off, in the region that the same value names. When a region is over, all
+//!   shares are empty.
+//! - `piece` is written only by the caller, while no piece of any region is outstanding: it returns from
+//!   [`Pool::run`] only after `n_done` has reached the number of pieces, and nobody reads `piece` without having
 //!   taken a piece that is not done.
+//! - `region` changes after all shares are filled, so a worker that has seen it finds all pieces.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-/// Pieces of the longest region; the ticket has 16 bits for the next piece, and threads may overshoot.
-const MAX_PIECES: usize = 1 << 15;
+/// Pieces of the longest region: a share has 16 bits for each of its ends.
+const MAX_PIECES: usize = (1 << 16) - 1;
 /// Threads of the largest pool.
 pub const MAX_THREADS: usize = 256;
 /// How long a thread spins before it parks. A region of decoding lasts about as long.
@@ -39,28 +44,38 @@ type Piece<'a> = dyn Fn(usize, usize) + Sync + 'a;
 #[repr(align(128))]
 struct Padded<T>(T);
 
+/// The pieces of a region that are left of a thread's share.
 #[derive(Clone, Copy)]
-struct Ticket(u64);
+struct Share(u64);
 
-impl Ticket {
-    fn new(region: u32, n_pieces: usize) -> Ticket {
-        Ticket(u64::from(region) << 32 | (n_pieces as u64) << 16)
+impl Share {
+    fn new(region: u32, pieces: Range<usize>) -> Share {
+        Share(u64::from(region) << 32 | (pieces.start as u64) << 16 | pieces.end as u64)
     }
-    fn n_pieces(self) -> usize {
+    fn start(self) -> usize {
         (self.0 >> 16 & 0xffff) as usize
     }
-    fn next_piece(self) -> usize {
+    fn end(self) -> usize {
         (self.0 & 0xffff) as usize
     }
-    fn has_pieces(self) -> bool {
-        self.next_piece() < self.n_pieces()
+    /// Its first piece, and what is left without it.
+    fn first(self) -> (usize, Share) {
+        (self.start(), Share(self.0 + (1 << 16)))
+    }
+    /// Its last piece, and what is left without it.
+    fn last(self) -> (usize, Share) {
+        (self.end() - 1, Share(self.0 - 1))
     }
 }
 
 struct Shared {
-    ticket: Padded<AtomicU64>,
+    /// The number of the region that was opened last.
+    region: Padded<AtomicU32>,
+    /// Of each thread, the caller's first.
+    shares: Vec<Padded<AtomicU64>>,
     n_done: Padded<AtomicU32>,
-    region: Padded<UnsafeCell<*const Piece<'static>>>,
+    n_pieces: AtomicU32,
+    piece: Padded<UnsafeCell<*const Piece<'static>>>,
     /// The caller sleeps until the last piece is done.
     is_caller_parked: Padded<AtomicBool>,
     caller: UnsafeCell<Thread>,
@@ -69,31 +84,45 @@ struct Shared {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-// SAFETY: `region` and `caller` are written by the caller alone and read only as the invariants above say; the
-// piece they lead to is `Sync`.
+// SAFETY: `piece` and `caller` are written by the caller alone and read only as the invariants above say; the
+// closure they lead to is `Sync`.
 unsafe impl Sync for Shared {}
 // SAFETY: as above.
 unsafe impl Send for Shared {}
 
 impl Shared {
+    /// Takes a piece off a share, by `take`; `None` if it is empty.
+    fn take(&self, share_idx: usize, take: impl Fn(Share) -> (usize, Share)) -> Option<usize> {
+        let share = &self.shares[share_idx].0;
+        let mut seen = Share(share.load(Ordering::Acquire));
+        while seen.start() < seen.end() {
+            let (piece, rest) = take(seen);
+            match share.compare_exchange_weak(seen.0, rest.0, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(piece),
+                Err(now) => seen = Share(now),
+            }
+        }
+        None
+    }
+
     /// Takes and does one piece; false if none was left.
     fn take_piece(&self, thread_idx: usize) -> bool {
-        if !Ticket(self.ticket.0.load(Ordering::Acquire)).has_pieces() {
-            return false;
-        }
-        let ticket = Ticket(self.ticket.0.fetch_add(1, Ordering::AcqRel));
-        if !ticket.has_pieces() {
-            return false;
-        }
-        // SAFETY: the piece is ours and not done, so the region it belongs to lives, and `region` is its.
-        let piece = unsafe { &**self.region.0.get() };
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| piece(thread_idx, ticket.next_piece()))) {
+        let n_threads = self.shares.len();
+        let others = (1..n_threads).map(|i| (thread_idx + i) % n_threads);
+        let taken = self
+            .take(thread_idx, Share::first)
+            .or_else(|| others.into_iter().find_map(|other| self.take(other, Share::last)));
+        let Some(piece_idx) = taken else { return false };
+        // SAFETY: the piece is ours and not done, so the region it belongs to lives, and `piece` is its.
+        let piece = unsafe { &**self.piece.0.get() };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| piece(thread_idx, piece_idx))) {
             *self.panic.lock().unwrap_or_else(|e| e.into_inner()) = Some(panic);
         }
+        let n_pieces = self.n_pieces.load(Ordering::Relaxed);
         // SAFETY: as above: `caller` is not written while a piece is outstanding.
         let caller = unsafe { (*self.caller.get()).clone() };
         let n_done = self.n_done.0.fetch_add(1, Ordering::SeqCst) + 1;
-        if n_done as usize == ticket.n_pieces() && self.is_caller_parked.0.swap(false, Ordering::SeqCst) {
+        if n_done == n_pieces && self.is_caller_parked.0.swap(false, Ordering::SeqCst) {
             caller.unpark();
         }
         true
@@ -101,22 +130,19 @@ impl Shared {
 
     fn worker(&self, thread_idx: usize) {
         let is_parked = &self.is_worker_parked[thread_idx - 1].0;
+        let mut seen = 0;
         while !self.is_stopping.load(Ordering::Relaxed) {
-            if self.take_piece(thread_idx) {
-                continue;
+            let has_work =
+                || self.region.0.load(Ordering::SeqCst) != seen || self.is_stopping.load(Ordering::Relaxed);
+            if !spin_until(has_work) {
+                is_parked.store(true, Ordering::SeqCst);
+                while is_parked.load(Ordering::SeqCst) && !has_work() {
+                    thread::park();
+                }
+                is_parked.store(false, Ordering::SeqCst);
             }
-            let has_work = || {
-                Ticket(self.ticket.0.load(Ordering::SeqCst)).has_pieces()
-                    || self.is_stopping.load(Ordering::Relaxed)
-            };
-            if spin_until(has_work) {
-                continue;
-            }
-            is_parked.store(true, Ordering::SeqCst);
-            while is_parked.load(Ordering::SeqCst) && !has_work() {
-                thread::park();
-            }
-            is_parked.store(false, Ordering::SeqCst);
+            seen = self.region.0.load(Ordering::SeqCst);
+            while self.take_piece(thread_idx) {}
         }
     }
 }
@@ -204,9 +230,11 @@ impl Pool {
         let n_workers = n_threads.clamp(1, MAX_THREADS) - 1;
         let nothing: *const Piece<'static> = &|_, _| {};
         let shared = Arc::new(Shared {
-            ticket: Padded(AtomicU64::new(0)),
+            region: Padded(AtomicU32::new(0)),
+            shares: (0..=n_workers).map(|_| Padded(AtomicU64::new(0))).collect(),
             n_done: Padded(AtomicU32::new(0)),
-            region: Padded(UnsafeCell::new(nothing)),
+            n_pieces: AtomicU32::new(0),
+            piece: Padded(UnsafeCell::new(nothing)),
             is_caller_parked: Padded(AtomicBool::new(false)),
             caller: UnsafeCell::new(thread::current()),
             is_worker_parked: (0..n_workers).map(|_| Padded(AtomicBool::new(false))).collect(),
@@ -254,15 +282,21 @@ impl Pool {
         let start = Instant::now();
         self.region = self.region.wrapping_add(1);
         shared.n_done.0.store(0, Ordering::Relaxed);
-        // SAFETY: no piece is outstanding, so nobody reads `region` or `caller`. The piece's true lifetime ends
+        shared.n_pieces.store(n_pieces as u32, Ordering::Relaxed);
+        // SAFETY: no piece is outstanding, so nobody reads `piece` or `caller`. The piece's true lifetime ends
         // after this function has waited for all pieces.
         unsafe {
-            *shared.region.0.get() = std::mem::transmute::<*const Piece<'_>, *const Piece<'static>>(piece);
+            *shared.piece.0.get() = std::mem::transmute::<*const Piece<'_>, *const Piece<'static>>(piece);
             if (*shared.caller.get()).id() != thread::current().id() {
                 *shared.caller.get() = thread::current();
             }
         }
-        shared.ticket.0.store(Ticket::new(self.region, n_pieces).0, Ordering::SeqCst);
+        for (i, share) in shared.shares.iter().enumerate() {
+            let share_start = |i| i * n_pieces / shared.shares.len();
+            let pieces = Share::new(self.region, share_start(i)..share_start(i + 1));
+            share.0.store(pieces.0, Ordering::Release);
+        }
+        shared.region.0.store(self.region, Ordering::SeqCst);
         for (worker, is_parked) in self.workers.iter().zip(&shared.is_worker_parked).take(n_pieces - 1) {
             if is_parked.0.load(Ordering::SeqCst) && is_parked.0.swap(false, Ordering::SeqCst) {
                 worker.thread().unpark();

@@ -45,7 +45,7 @@ fn run(case: &Case, pool: &mut Pool, isa: Isa, qkv: &[f32], steps: &[usize]) -> 
         let mut out = Activations::default();
         let is_blocks = (case.heads.n_heads * case.heads.head_dim).is_multiple_of(32);
         let form = if is_blocks { Form::Int8 } else { Form::Float };
-        let plan = Plan::new(case.heads, &segments);
+        let plan = Plan::new(case.heads, &segments, pool.n_threads());
         attend(pool, isa, 1, rows, (&plan, &segments), (form, &mut out), &mut scratch);
         all.extend_from_slice(out.rows());
         first_pos += n_tokens;
@@ -130,7 +130,7 @@ fn sequences_of_a_batch_do_not_mix() {
         Segment { pages: &mut b, first_pos: 0, n_tokens: 200 },
     ];
     store(&mut pool, isa, 0, case.heads, &batch, &mut segments);
-    let plan = Plan::new(case.heads, &segments);
+    let plan = Plan::new(case.heads, &segments, pool.n_threads());
     attend(&mut pool, isa, 0, &batch, (&plan, &segments), (Form::Int8, &mut out), &mut scratch);
     let n = case.heads.n_heads * case.heads.head_dim;
     assert!(out.rows()[..n] == alone[200 * n..201 * n]);
