@@ -7,12 +7,12 @@
 
 use std::time::Instant;
 
-use edgeward_engine::{CancelToken, Engine};
+use edgeward_engine::{CancelToken, Engine, EngineOptions};
 use serde::Serialize;
 
 use crate::Outcome;
 use crate::device::DeviceProfile;
-use crate::engine_args::{self, KvArg};
+use crate::engine_args::{self, KvArg, PrecisionArg};
 use crate::output::{self, Align, Table};
 use crate::speed_limit::Demand;
 use crate::store::{Progress, Store, Verbosity};
@@ -50,6 +50,9 @@ pub struct Args {
     /// How keys and values are kept
     #[arg(long, value_enum, default_value = "f16")]
     kv: KvArg,
+    /// How finely the inputs of quantised matrices are rounded
+    #[arg(long, value_enum, default_value = "balanced")]
+    precision: PrecisionArg,
     /// Print a JSON array instead of a table
     #[arg(long)]
     json: bool,
@@ -110,7 +113,14 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     let mut profile = DeviceProfile::load(&profile_path);
     let mut rows = Vec::new();
     for threads in thread_counts {
-        let mut engine = engine_args::engine(&model, threads, args.kv.into(), context_len, &progress)?;
+        let options = EngineOptions {
+            n_threads: threads,
+            kv_type: args.kv.into(),
+            context_len,
+            precision: args.precision.into(),
+            ..EngineOptions::default()
+        };
+        let mut engine = engine_args::engine(&model, options, &progress)?;
         let limits = match profile.limits_at(threads) {
             Some(limits) => limits,
             None => {
