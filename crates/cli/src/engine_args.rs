@@ -40,11 +40,11 @@ impl From<KvArg> for KvType {
 /// How finely inputs of quantised matrices are rounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PrecisionArg {
-    /// Eight bits: a tenth faster at reading prompts, three times the error of balanced
+    /// Eight bits: hardly faster than balanced, with three times its error
     Fast,
     /// Eight bits, and fifteen where they matter most
     Balanced,
-    /// Fifteen bits: half as fast at reading prompts, no error to speak of
+    /// Fifteen bits: a third slower at reading prompts, no error to speak of
     Exact,
 }
 
