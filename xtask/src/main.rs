@@ -2,8 +2,10 @@
 //!
 //! - `check`: formatting, clippy, the arrows between our crates, where `unsafe` is, the dependencies' licences.
 //! - `test`: `check`, then the models that tests need, then all tests. The README's test command, and CI's.
+//! - `test-arm`: what runs on 64-bit Arm, in an emulator; see `arm.rs`.
 #![forbid(unsafe_code)]
 
+mod arm;
 mod arrows;
 mod licences;
 mod metadata;
@@ -17,8 +19,9 @@ use metadata::Metadata;
 const USAGE: &str = "\
 usage: cargo xtask CHORE
 
-  check   rustfmt, clippy, arrows between crates, places of `unsafe`, licences of dependencies
-  test    check, fetch the models that tests need, and run all tests";
+  check      rustfmt, clippy, arrows between crates, places of `unsafe`, licences of dependencies
+  test       check, fetch the models that tests need, and run all tests
+  test-arm   build for 64-bit Arm; test kernels and engine, and ask a question, on three emulated processors";
 
 /// Models that tests run on. Each test finds its model's path in `EDGEWARD_TEST_<NAME>`, see CONTRIBUTING.md.
 const TEST_MODELS: [&str; 2] = ["smollm2-135m", "gemma3-270m"];
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
     let outcome = match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["check"] => check(),
         ["test"] => test(),
+        ["test-arm"] => arm::test(),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(())
@@ -46,9 +50,9 @@ fn main() -> ExitCode {
 }
 
 fn check() -> Outcome {
-    run(cargo(&["fmt", "--all", "--check"]))
+    run(&mut cargo(&["fmt", "--all", "--check"]))
         .map_err(|error| format!("{error}; `cargo fmt --all` formats the code"))?;
-    run(cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    run(&mut cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
 
     let metadata = Metadata::load(cargo(&["metadata", "--format-version", "1", "--locked"]))?;
     // All are looked at, so that one run shows everything that is wrong.
@@ -66,18 +70,16 @@ fn test() -> Outcome {
     check()?;
     let mut tests = cargo(&["test", "--workspace"]);
     for model in TEST_MODELS {
-        let mut pull = cargo(&["run", "--quiet", "--package", "edgeward", "--", "pull", model]);
-        let output = pull
-            .stderr(Stdio::inherit())
-            .output()
-            .map_err(|error| format!("cargo could not be started: {error}"))?;
-        if !output.status.success() {
-            return Err(format!("tests need the model {model}, and it could not be pulled"));
-        }
-        let path = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
-        tests.env(test_variable(model), path);
+        tests.env(test_variable(model), pull(model)?);
     }
-    run(tests)
+    run(&mut tests)
+}
+
+/// Fetches a model into the ordinary store if it is not there; the path of its file.
+fn pull(model: &str) -> Result<String, String> {
+    let path = output(&mut cargo(&["run", "--quiet", "--package", "edgeward", "--", "pull", model]))
+        .map_err(|error| format!("tests need the model {model}, and it could not be pulled: {error}"))?;
+    Ok(path.trim_end().to_owned())
 }
 
 /// `smollm2-135m` -> `EDGEWARD_TEST_SMOLLM2_135M`.
@@ -96,10 +98,29 @@ fn cargo(args: &[&str]) -> Command {
     command
 }
 
-fn run(mut command: Command) -> Outcome {
-    let words: Vec<String> = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
-    let status = command.status().map_err(|error| format!("cargo could not be started: {error}"))?;
-    if status.success() { Ok(()) } else { Err(format!("`cargo {}` failed", words.join(" "))) }
+fn run(command: &mut Command) -> Outcome {
+    let status = command.status().map_err(|error| cannot_start(command, &error))?;
+    if status.success() { Ok(()) } else { Err(failed(command)) }
+}
+
+/// What a command prints on standard output.
+fn output(command: &mut Command) -> Result<String, String> {
+    let output = command.stderr(Stdio::inherit()).output().map_err(|error| cannot_start(command, &error))?;
+    if !output.status.success() {
+        return Err(failed(command));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn cannot_start(command: &Command, error: &std::io::Error) -> String {
+    format!("{} could not be started: {error}", command.get_program().display())
+}
+
+fn failed(command: &Command) -> String {
+    let program = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
+    let words: Vec<_> =
+        std::iter::once(program).chain(command.get_args()).map(|word| word.to_string_lossy()).collect();
+    format!("`{}` failed", words.join(" "))
 }
 
 #[cfg(test)]

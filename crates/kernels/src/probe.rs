@@ -1,11 +1,11 @@
 //! What this machine can do at most: the limits against which speed is judged.
 //!
-//! Peaks are of the instructions that the kernels themselves are made of, run from registers; bandwidth is that of
-//! reading memory far larger than any cache, on huge pages, as weights are.
+//! Peaks are of the instructions that the kernels themselves are made of, run from registers and the nearest cache;
+//! bandwidth is that of reading memory far larger than any cache, on huge pages, as weights are.
 
 use std::time::{Duration, Instant};
 
-use crate::isa::{Isa, Kernel, LANES, Simd};
+use crate::isa::{Isa, Kernel, LANES, Simd, unroll};
 use crate::memory::Buffer;
 use crate::pool::Pool;
 
@@ -27,34 +27,23 @@ pub struct Limits {
     pub f32_ops_per_s: f64,
 }
 
-/// Measures the limits with the threads of `pool`; takes about a second, and `buffer_bytes` of memory.
+/// Measures the limits with the threads of `pool`; takes somewhat more than a second, and `buffer_bytes` of memory.
 ///
 /// The best of several runs counts: other work on the machine can only make a run slower.
 pub fn measure(pool: &mut Pool, isa: Isa, buffer_bytes: usize) -> Limits {
-    let n_pieces = pool.n_threads() * 4;
-    let (int8_ops, f32_ops) = (isa.run(Int8Peak(1)), isa.run(F32Peak(1)));
-    let best_of = |pool: &mut Pool, ops: f64, work: &(dyn Fn(usize) + Sync)| {
-        let mut best = f64::MAX;
-        let start = Instant::now();
-        while start.elapsed() < Duration::from_millis(250) {
-            let run = Instant::now();
-            pool.run(n_pieces, |_, i| work(i));
-            best = best.min(run.elapsed().as_secs_f64());
-        }
-        ops * n_pieces as f64 / best
-    };
-    let int8_ops_per_s = best_of(pool, int8_ops * ROUNDS as f64, &|_| {
-        isa.run(Int8Peak(ROUNDS));
-    });
-    let f32_ops_per_s = best_of(pool, f32_ops * ROUNDS as f64, &|_| {
-        isa.run(F32Peak(ROUNDS));
-    });
+    // How many sums hide the latency, and still fit into registers, is the processor's matter.
+    let int8_ops_per_s =
+        [peak(pool, isa, Int8Peak::<4>), peak(pool, isa, Int8Peak::<8>), peak(pool, isa, Int8Peak::<12>)]
+            .into_iter()
+            .fold(0.0, f64::max);
+    let f32_ops_per_s = peak(pool, isa, F32Peak);
 
+    let n_pieces = n_pieces(pool);
     let mut buffer = Buffer::zeroed(buffer_bytes.next_multiple_of(PIECE_BYTES * n_pieces));
     buffer.as_mut_slice().fill(1);
     let data = buffer.as_slice();
     let share = data.len() / n_pieces;
-    let read_bytes_per_s = best_of(pool, share as f64, &|i| {
+    let read_bytes_per_s = best_of(pool, share as f64, |i| {
         for piece in data[i * share..][..share].chunks(PIECE_BYTES) {
             isa.run(Read(piece));
         }
@@ -62,42 +51,59 @@ pub fn measure(pool: &mut Pool, isa: Isa, buffer_bytes: usize) -> Limits {
     Limits { n_threads: pool.n_threads(), read_bytes_per_s, int8_ops_per_s, f32_ops_per_s }
 }
 
-/// Operations per round are the result; the number of rounds is the field.
-struct Int8Peak(usize);
+fn n_pieces(pool: &Pool) -> usize {
+    pool.n_threads() * 4
+}
 
-impl Kernel for Int8Peak {
+/// Operations per second, of `ops` in each piece of `work`.
+fn best_of(pool: &mut Pool, ops: f64, work: impl Fn(usize) + Sync) -> f64 {
+    let n_pieces = n_pieces(pool);
+    let mut best = f64::MAX;
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(250) {
+        let run = Instant::now();
+        pool.run(n_pieces, |_, piece| work(piece));
+        best = best.min(run.elapsed().as_secs_f64());
+    }
+    ops * n_pieces as f64 / best
+}
+
+/// Operations per second of the kernel that `of_rounds` makes.
+fn peak<K: Kernel<Output = f64>>(pool: &mut Pool, isa: Isa, of_rounds: fn(usize) -> K) -> f64 {
+    let ops = isa.run(of_rounds(1)) * ROUNDS as f64;
+    best_of(pool, ops, |_| {
+        isa.run(of_rounds(ROUNDS));
+    })
+}
+
+/// Products of 32 columns of four-bit codes, which stay in registers, with `N` tokens. Operations per round are the
+/// result; the number of rounds is the field.
+struct Int8Peak<const N: usize>(usize);
+
+impl<const N: usize> Kernel for Int8Peak<N> {
     type Output = f64;
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f64 {
-        // As many sums as hide the latency, and as registers hold beside the codes.
-        if S::MAX_TOKENS >= 8 { self.dots::<S, 12>(s) } else { self.dots::<S, 4>(s) }
-    }
-}
-
-impl Int8Peak {
-    #[inline(always)]
-    fn dots<S: Simd, const N: usize>(self, s: S) -> f64 {
-        // Four-bit codes of eight columns.
-        const G: usize = 2;
+        const N_COLS: usize = 32;
         let bytes = [3u8; 64];
         // SAFETY: sixty-four bytes are readable.
-        let codes = [unsafe { s.load_bytes(bytes.as_ptr()) }; G];
-        let x = [[1i8; 4 * G]; N];
+        let codes = [unsafe { s.load_bytes(bytes.as_ptr()) }; N_COLS / 4];
+        let x = [[1i8; N_COLS]; N];
         let mut sums = [s.splat_i(0); N];
         for _ in 0..self.0 {
-            // Only the address goes through the black box: the bytes stay where they are, in the first cache.
+            // Read anew in each round, as a matrix kernel does.
             let x = std::hint::black_box(&x);
             let mut tokens = [x[0].as_ptr(); N];
-            for t in 0..N {
+            unroll!(t in 0..N {
                 tokens[t] = x[t].as_ptr();
-            }
-            // SAFETY: eight bytes are readable for each token.
+            });
+            // SAFETY: thirty-two bytes are readable for each token.
             sums = unsafe { s.dot(sums, &codes, 4, tokens) };
         }
         for sum in sums {
             std::hint::black_box(s.reduce_add_i(sum));
         }
-        (N * LANES * 4 * G * 2) as f64
+        (N * LANES * N_COLS * 2) as f64
     }
 }
 

@@ -111,7 +111,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn lookup(self, a: Self::B, table: &[u8; 16]) -> Self::B;
     /// Dot products with `N` tokens: lane r of `acc[t]` gains that of row r's `4 * G` codes, of which `codes[g]` holds
     /// columns `4g..4g + 4`, with the bytes at `x[t]`, which are signed and at least -127. `codes` are unsigned and of
-    /// `bits` bits; those of eight count as `code - 128 + BYTE_ZERO`.
+    /// `bits` bits; those of eight count as `code - 128 + BYTE_ZERO`. `G` is 4 or 8.
     unsafe fn dot<const N: usize, const G: usize>(
         self,
         acc: [Self::I; N],

@@ -176,6 +176,7 @@ trait LaneDot: Copy {
         codes: &[B; G],
         x: [*const i8; N],
     ) -> [I; N] {
+        const { assert!(G.is_multiple_of(4)) };
         unroll!(half in 0..HALVES {
             for quad in 0..G / 4 {
                 let mut sixteen = [unsafe { vdupq_n_s8(0) }; N];
