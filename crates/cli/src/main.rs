@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{bench, completions, inspect, models, perplexity, probe, pull, rm, run, tokenize};
+use commands::{bench, completions, inspect, models, net, perplexity, probe, pull, rm, run, tokenize};
 use store::Verbosity;
 
 /// What a command gives: nothing, or an error that is shown with its causes.
@@ -58,6 +58,7 @@ enum Command {
     Perplexity(perplexity::Args),
     Bench(bench::Args),
     Probe(probe::Args),
+    Net(net::Args),
     Completions(completions::Args),
 }
 
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         Command::Perplexity(args) => perplexity::run(&args, verbosity),
         Command::Bench(args) => bench::run(&args, verbosity),
         Command::Probe(args) => probe::run(&args, verbosity),
+        Command::Net(args) => net::run(&args, verbosity),
         Command::Completions(args) => completions::run(&args),
     };
     match outcome {

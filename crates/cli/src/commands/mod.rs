@@ -4,6 +4,7 @@ pub mod bench;
 pub mod completions;
 pub mod inspect;
 pub mod models;
+pub mod net;
 pub mod perplexity;
 pub mod probe;
 pub mod pull;
