@@ -1,6 +1,7 @@
 //! Chores of the repository, so that there are no loose shell scripts: `cargo xtask CHORE`.
 //!
 //! - `check`: formatting, clippy, the arrows between our crates, where `unsafe` is, the dependencies' licences.
+//! - `make-teacher`: runs the example of that name in `crates/compress`.
 //! - `test`: `check`, then the models that tests need, then all tests. The README's test command, and CI's.
 #![forbid(unsafe_code)]
 
@@ -18,7 +19,9 @@ const USAGE: &str = "\
 usage: cargo xtask CHORE
 
   check   rustfmt, clippy, arrows between crates, places of `unsafe`, licences of dependencies
-  test    check, fetch the models that tests need, and run all tests";
+  test    check, fetch the models that tests need, and run all tests
+  make-teacher MODEL.gguf OUT.gguf
+          a float model to test compression with, of a quantised one";
 
 /// Models that tests run on. Each test finds its model's path in `EDGEWARD_TEST_<NAME>`, see CONTRIBUTING.md.
 const TEST_MODELS: [&str; 2] = ["smollm2-135m", "gemma3-270m"];
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
     let outcome = match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["check"] => check(),
         ["test"] => test(),
+        ["make-teacher", source, path] => make_teacher(source, path),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(())
@@ -78,6 +82,16 @@ fn test() -> Outcome {
         tests.env(test_variable(model), path);
     }
     run(tests)
+}
+
+/// Paths are meant from where the chore was called.
+fn make_teacher(source: &str, path: &str) -> Outcome {
+    let here = std::env::current_dir().map_err(|error| format!("the current folder is not to be found: {error}"))?;
+    let paths = [source, path].map(|path| here.join(path).display().to_string());
+    let run_example = ["run", "--release", "--package", "edgeward-compress", "--example", "make_teacher", "--"];
+    let mut command = cargo(&run_example);
+    command.args(paths);
+    run(command)
 }
 
 /// `smollm2-135m` -> `EDGEWARD_TEST_SMOLLM2_135M`.
