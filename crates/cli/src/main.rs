@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{bench, completions, eval, inspect, models, perplexity, probe, pull, rm, run, tokenize};
+use commands::{bench, completions, compress, eval, inspect, models, perplexity, probe, pull, rm, run, tokenize};
 use store::Verbosity;
 
 /// What a command gives: nothing, or an error that is shown with its causes.
@@ -58,6 +58,7 @@ enum Command {
     Tokenize(tokenize::Args),
     Perplexity(perplexity::Args),
     Eval(eval::Args),
+    Compress(compress::Args),
     Bench(bench::Args),
     Probe(probe::Args),
     Completions(completions::Args),
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         Command::Tokenize(args) => tokenize::run(&args, verbosity),
         Command::Perplexity(args) => perplexity::run(&args, verbosity),
         Command::Eval(args) => eval::run(&args, verbosity),
+        Command::Compress(args) => compress::run(&args, verbosity),
         Command::Bench(args) => bench::run(&args, verbosity),
         Command::Probe(args) => probe::run(&args, verbosity),
         Command::Completions(args) => completions::run(&args),

@@ -58,6 +58,11 @@ pub enum Error {
         /// Where it is.
         path: PathBuf,
     },
+    /// The calibration text is of no use.
+    BadCalibration {
+        /// Why.
+        reason: &'static str,
+    },
     /// The caller cancelled.
     Cancelled,
 }
@@ -82,6 +87,9 @@ impl fmt::Display for Error {
             Error::BadExample { path, line, reason } => write!(f, "{}, line {line}: {reason}", path.display()),
             Error::NotGguf { path } => {
                 write!(f, "{} is not a GGUF file: convert the model to one first", path.display())
+            }
+            Error::BadCalibration { reason } => {
+                write!(f, "the calibration text cannot be used: {reason}; give some pages of ordinary text")
             }
             Error::Cancelled => f.write_str("cancelled"),
         }

@@ -75,6 +75,12 @@ impl Windows {
         window
     }
 
+    /// `n_wanted` of the windows, evenly spread over the text; all if there are fewer.
+    pub fn part(&self, n_wanted: usize) -> Windows {
+        let tokens = self.spread(n_wanted).into_iter().flat_map(|idx| self.window(idx)).collect();
+        Windows { tokens, window_len: self.window_len, bos: self.bos }
+    }
+
     /// Indices of `n_wanted` windows, evenly spread over the text, the first and the last among them; all if there are
     /// fewer.
     pub fn spread(&self, n_wanted: usize) -> Vec<usize> {
@@ -237,60 +243,63 @@ pub struct TextScores {
     pub divergence: Divergence,
 }
 
-impl TextScores {
-    /// Scores one window; `row` sees each scored position's logits. On an error nothing is added.
-    ///
-    /// # Errors
-    /// Those of the engine, or if the two models have different vocabularies.
-    pub fn add_window(
-        &mut self,
-        windows: &Windows,
-        idx: usize,
-        student: &mut Engine,
-        mut teacher: Option<&mut Engine>,
-        cancel: &CancelToken,
-        row: &mut dyn FnMut(&[f32]),
-    ) -> Result<(), Error> {
-        let vocab_size = student.config().vocab_size;
-        if let Some(teacher) = &teacher
-            && teacher.config().vocab_size != vocab_size
-        {
-            let teacher = teacher.config().vocab_size;
-            return Err(Error::VocabularyMismatch { student: vocab_size, teacher });
+/// Scores one window of one or several models, each with what it has shown so far; the teacher, which costs the most,
+/// reads it once for all. `row` sees each scored position's logits of each model. On an error nothing is added.
+///
+/// # Errors
+/// Those of the engine, or if a model and the teacher have different vocabularies.
+pub fn score_window(
+    windows: &Windows,
+    idx: usize,
+    students: &mut [(&mut Engine, &mut TextScores)],
+    mut teacher: Option<&mut Engine>,
+    cancel: &CancelToken,
+    row: &mut dyn FnMut(&[f32]),
+) -> Result<(), Error> {
+    for (student, _) in students.iter() {
+        let (student, teacher) = (student.config().vocab_size, teacher.as_ref().map(|t| t.config().vocab_size));
+        if let Some(teacher) = teacher.filter(|teacher| *teacher != student) {
+            return Err(Error::VocabularyMismatch { student, teacher });
         }
-        let window = windows.window(idx);
-        let scored = windows.scored();
-        let mut sequence = student.new_sequence();
-        let mut teacher_sequence = teacher.as_ref().map(|teacher| teacher.new_sequence());
-        let mut scores = TextScores::default();
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-        // The first piece is the unscored beginning and some rows; then a few rows at a time.
-        let mut at = 0;
-        while at < scored.end {
-            let end = if teacher.is_none() { scored.end } else { (at.max(scored.start) + ROWS_AT_ONCE).min(scored.end) };
-            let first = scored.start.saturating_sub(at);
-            let piece = &window[at..end];
+    }
+    let window = windows.window(idx);
+    let scored = windows.scored();
+    let mut sequences: Vec<_> = students.iter().map(|(student, _)| student.new_sequence()).collect();
+    let mut teacher_sequence = teacher.as_ref().map(|teacher| teacher.new_sequence());
+    let mut scores = vec![TextScores::default(); students.len()];
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    // The first piece is the unscored beginning and some rows; then a few rows at a time.
+    let mut at = 0;
+    while at < scored.end {
+        let all_at_once = teacher.is_none();
+        let end = if all_at_once { scored.end } else { (at.max(scored.start) + ROWS_AT_ONCE).min(scored.end) };
+        let first = scored.start.saturating_sub(at);
+        let piece = &window[at..end];
+        if let (Some(teacher), Some(sequence)) = (&mut teacher, &mut teacher_sequence) {
+            theirs.clear();
+            teacher.score(sequence, piece, first, cancel, |_, logits| theirs.extend_from_slice(logits))?;
+        }
+        for (((student, _), sequence), scores) in students.iter_mut().zip(&mut sequences).zip(&mut scores) {
             ours.clear();
-            student.score(&mut sequence, piece, first, cancel, |i, logits| {
+            student.score(sequence, piece, first, cancel, |i, logits| {
                 scores.perplexity.push(log_probability(logits, window[at + i + 1]));
                 row(logits);
                 if teacher.is_some() {
                     ours.extend_from_slice(logits);
                 }
             })?;
-            if let (Some(teacher), Some(sequence)) = (&mut teacher, &mut teacher_sequence) {
-                theirs.clear();
-                teacher.score(sequence, piece, first, cancel, |_, logits| theirs.extend_from_slice(logits))?;
-                compare_rows(student.pool(), Isa::best(), &theirs, &ours, vocab_size, &mut scores.divergence);
-            }
-            at = end;
+            let vocab_size = student.config().vocab_size;
+            compare_rows(student.pool(), Isa::best(), &theirs, &ours, vocab_size, &mut scores.divergence);
         }
-        self.n_windows += 1;
-        self.perplexity.nll = merged(self.perplexity.nll, scores.perplexity.nll);
-        self.divergence.kl.extend(scores.divergence.kl);
-        self.divergence.n_same += scores.divergence.n_same;
-        Ok(())
+        at = end;
     }
+    for ((_, total), scores) in students.iter_mut().zip(scores) {
+        total.n_windows += 1;
+        total.perplexity.nll = merged(total.perplexity.nll, scores.perplexity.nll);
+        total.divergence.kl.extend(scores.divergence.kl);
+        total.divergence.n_same += scores.divergence.n_same;
+    }
+    Ok(())
 }
 
 fn merged(a: Sums, b: Sums) -> Sums {

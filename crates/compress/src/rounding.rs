@@ -102,6 +102,24 @@ pub fn round(
     Rounded { bytes, loss }
 }
 
+/// Weights in Q8_0, each to the nearest: `max |w| / 127` is the scale of 32.
+///
+/// # Panics
+/// If their number is no multiple of 32.
+pub fn to_eight_bits(weights: &[f32]) -> Vec<u8> {
+    let (blocks, rest) = weights.as_chunks::<BLOCK>();
+    assert!(rest.is_empty(), "whole blocks");
+    let mut bytes = Vec::with_capacity(blocks.len() * DType::Q8_0.block_bytes());
+    for block in blocks {
+        let largest = block.iter().fold(0.0f32, |max, w| max.max(w.abs()));
+        let d = f16::from_f32(largest / 127.0);
+        let inverse = if d.to_f32() > 0.0 { 1.0 / d.to_f32() } else { 0.0 };
+        bytes.extend(d.to_le_bytes());
+        bytes.extend(block.iter().map(|w| (w * inverse).round_ties_even().clamp(-127.0, 127.0) as i8 as u8));
+    }
+    bytes
+}
+
 /// The values that codes stand for, before scale and minimum.
 trait Levels: Copy {
     /// The smallest.
@@ -732,6 +750,20 @@ mod tests {
                 .collect();
             assert!(results.iter().all(|bytes| *bytes == results[0]), "{dtype}");
         }
+    }
+
+    #[test]
+    fn eight_bits_are_near() {
+        let weights = weights(4, 64);
+        let bytes = to_eight_bits(&weights);
+        let mut values = vec![0.0; weights.len()];
+        dequantize(DType::Q8_0, &bytes, &mut values);
+        for (weights, values) in weights.chunks(32).zip(values.chunks(32)) {
+            let largest = weights.iter().fold(0.0f32, |max, w| max.max(w.abs()));
+            // Half a step, and the scale's own rounding.
+            assert!(weights.iter().zip(values).all(|(w, v)| (w - v).abs() <= largest * (0.5 / 127.0 + 0.0005)));
+        }
+        assert_eq!(to_eight_bits(&[0.0; 32])[..2], [0, 0]);
     }
 
     #[test]

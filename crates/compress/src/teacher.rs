@@ -4,7 +4,6 @@
 //! weights are widened, moved by uniform noise of half a local quantisation step (as far as rounding moved them when
 //! the model was made, which leaves no grid), and stored as BF16. Vectors stay what they are.
 
-use std::io::Write;
 use std::path::Path;
 
 use edgeward_kernels::block::steps;
@@ -68,6 +67,7 @@ pub fn make_teacher(source: &Path, path: &Path, seed: u64) -> Result<(), Error> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
 
     /// Two Q4_1 blocks, of steps 0.5 and 4, and a vector.
     fn source() -> (tempfile::TempDir, std::path::PathBuf) {

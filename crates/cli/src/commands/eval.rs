@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use edgeward_compress::eval::{DivergenceSummary, TextScores, Windows};
+use edgeward_compress::eval::{DivergenceSummary, TextScores, Windows, score_window};
 use edgeward_compress::tasks::{Task, TaskScores, TaskSummary};
-use edgeward_engine::CancelToken;
+use edgeward_engine::{CancelToken, Engine};
 use serde::{Deserialize, Serialize};
 
 use crate::Outcome;
@@ -27,8 +27,9 @@ A task is a file of JSON lines with the keys goal, sol1, sol2 and label (PIQA; l
 FILE.jsonl), query, choices and gold (ARC, OpenBookQA), context_options, continuation and gold (WSC), or text (LAMBADA).
 Stopped by Ctrl-C or otherwise, the same command goes on from where it was.")]
 pub struct Args {
-    /// Name, hf:org/repo[/file.gguf] or path
-    model: String,
+    /// Names, hf:org/repo[/file.gguf] or paths; of one teacher, if several
+    #[arg(required = true, value_name = "MODEL")]
+    models: Vec<String>,
     /// The model that it was made of: name or path
     #[arg(long, value_name = "TEACHER", requires = "text")]
     vs: Option<String>,
@@ -54,8 +55,8 @@ pub struct Args {
     json: bool,
 }
 
-/// What has been measured so far.
-#[derive(Default, Serialize, Deserialize)]
+/// What has been measured so far of one model.
+#[derive(Clone, Default, Serialize, Deserialize)]
 struct State {
     text: TextScores,
     tasks: BTreeMap<String, TaskScores>,
@@ -63,6 +64,7 @@ struct State {
 
 #[derive(Serialize)]
 struct Report {
+    model: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     perplexity: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,45 +99,55 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     // Whatever can be wrong with the input is told before the long work.
     let text = args.text.as_deref().map(|path| read_text(path, args.limit)).transpose()?;
     let tasks = load_tasks(&args.tasks)?;
-    let model = engine_args::open(&args.model, &mut progress)?;
-    let teacher = args.vs.as_ref().map(|name| engine_args::open(name, &mut progress)).transpose()?;
-    let tokenizer = model.tokenizer()?;
+    let open = |name: &String, progress: &mut Progress| engine_args::open(name, progress);
+    let models = args.models.iter().map(|name| open(name, &mut progress)).collect::<Result<Vec<_>, _>>()?;
+    let teacher = args.vs.as_ref().map(|name| open(name, &mut progress)).transpose()?;
+    // Models of one teacher have its tokenizer.
+    let tokenizer = models[0].tokenizer()?;
     let windows =
         text.as_ref().map(|text| Windows::new(&tokenizer, text, args.window as usize)).transpose()?;
 
-    let mut parts = vec![fingerprint(model.path()), format!("{:?} {:?}", args.engine.kv, args.window)];
+    let mut parts = vec![format!("{:?} {:?} {:?}", args.engine.kv, args.window, args.engine.context)];
+    parts.extend(models.iter().map(|model| fingerprint(model.path())));
     parts.extend(teacher.as_ref().map(|teacher| format!("vs {}", fingerprint(teacher.path()))));
     parts.extend(text.iter().cloned());
     parts.extend(args.tasks.iter().map(|path| fingerprint(path)));
     let mut resume = Resume::new("eval", &parts)?;
-    let mut state: State = resume.load().unwrap_or_default();
+    let mut states: Vec<State> = resume.load().unwrap_or_default();
+    states.resize(models.len(), State::default());
 
     let cancel = CancelToken::new();
     let on_signal = cancel.clone();
     ctrlc::set_handler(move || on_signal.cancel())?;
-    let mut engine = args.engine.engine(&model, &progress)?;
-    let mut teacher = teacher.map(|teacher| args.engine.engine(&teacher, &progress)).transpose()?;
+    let engine = |model| args.engine.engine(model, &progress);
+    let mut engines = models.iter().map(engine).collect::<Result<Vec<_>, _>>()?;
+    let mut teacher = teacher.as_ref().map(engine).transpose()?;
     let outcome = measure(
-        &mut Measurement { engine: &mut engine, tokenizer: &tokenizer, cancel: &cancel, progress: &mut progress },
+        &mut Measurement { engines: &mut engines, tokenizer: &tokenizer, cancel: &cancel, progress: &mut progress },
         (windows.as_ref(), teacher.as_mut()),
         (&tasks, args.examples),
-        &mut state,
-        &mut |state| resume.save_now_and_then(state),
+        &mut states,
+        &mut |states| resume.save_now_and_then(&states),
     );
     progress.finish();
     if let Err(error) = outcome {
         if cancel.is_cancelled() {
-            resume.save(&state)?;
+            resume.save(&states)?;
             return Err("interrupted; the same command goes on from here".into());
         }
         return Err(error);
     }
-    let report = report(&state);
+    let mut reports: Vec<Report> =
+        args.models.iter().zip(&states).map(|(name, state)| report(name, state)).collect();
     resume.remove()?;
     if args.json {
-        return output::print_json(&report);
+        return if reports.len() == 1 {
+            output::print_json(&reports.remove(0))
+        } else {
+            output::print_json(&reports)
+        };
     }
-    print(&report)?;
+    print(&reports)?;
     Ok(())
 }
 
@@ -168,7 +180,7 @@ fn load_tasks(paths: &[PathBuf]) -> Result<Vec<(String, Task)>, Box<dyn std::err
 }
 
 struct Measurement<'a> {
-    engine: &'a mut edgeward_engine::Engine,
+    engines: &'a mut [Engine],
     tokenizer: &'a edgeward_model::tokenizer::Tokenizer,
     cancel: &'a CancelToken,
     progress: &'a mut Progress,
@@ -176,38 +188,44 @@ struct Measurement<'a> {
 
 fn measure(
     m: &mut Measurement,
-    (windows, mut teacher): (Option<&Windows>, Option<&mut edgeward_engine::Engine>),
+    (windows, mut teacher): (Option<&Windows>, Option<&mut Engine>),
     (tasks, n_examples): (&[(String, Task)], Option<u32>),
-    state: &mut State,
-    save: &mut dyn FnMut(&State) -> std::io::Result<()>,
+    states: &mut [State],
+    save: &mut dyn FnMut(&[State]) -> std::io::Result<()>,
 ) -> Outcome {
     if let Some(windows) = windows {
-        m.progress.start_steps("text", state.text.n_windows, windows.len());
-        for idx in state.text.n_windows..windows.len() {
-            state.text.add_window(windows, idx, m.engine, teacher.as_deref_mut(), m.cancel, &mut |_| {})?;
+        let n_done = states[0].text.n_windows;
+        m.progress.start_steps("text", n_done, windows.len());
+        for idx in n_done..windows.len() {
+            let scores = states.iter_mut().map(|state| &mut state.text);
+            let mut students: Vec<_> = m.engines.iter_mut().zip(scores).collect();
+            score_window(windows, idx, &mut students, teacher.as_deref_mut(), m.cancel, &mut |_| {})?;
             m.progress.advance(1);
-            save(state)?;
+            save(states)?;
         }
     }
     for (name, task) in tasks {
         let n = n_examples.map_or(task.len(), |n| task.len().min(n as usize));
-        let n_done = state.tasks.entry(name.clone()).or_default().n;
-        m.progress.start_steps(name, n_done, n);
-        for idx in n_done..n {
-            let scores = state.tasks.entry(name.clone()).or_default();
-            task.ask(idx, m.engine, m.tokenizer, m.cancel, scores)?;
-            m.progress.advance(1);
-            save(state)?;
+        for i in 0..states.len() {
+            let n_done = states[i].tasks.entry(name.clone()).or_default().n;
+            m.progress.start_steps(name, n_done, n);
+            for idx in n_done..n {
+                let scores = states[i].tasks.entry(name.clone()).or_default();
+                task.ask(idx, &mut m.engines[i], m.tokenizer, m.cancel, scores)?;
+                m.progress.advance(1);
+                save(states)?;
+            }
         }
     }
     Ok(())
 }
 
-fn report(state: &State) -> Report {
+fn report(name: &str, state: &State) -> Report {
     let perplexity = Some(&state.text.perplexity).filter(|perplexity| perplexity.n() > 0);
     let divergence = state.text.divergence.summary();
     let figure = |f: fn(&DivergenceSummary) -> f64| divergence.as_ref().map(f);
     Report {
+        model: name.to_owned(),
         perplexity: perplexity.map(|p| p.value()),
         perplexity_stderr: perplexity.map(|p| p.standard_error()),
         kl_divergence: figure(|d| d.mean),
@@ -226,7 +244,17 @@ fn report(state: &State) -> Report {
     }
 }
 
-fn print(report: &Report) -> std::io::Result<()> {
+fn print(reports: &[Report]) -> std::io::Result<()> {
+    for (i, report) in reports.iter().enumerate() {
+        if reports.len() > 1 {
+            print_line(&format!("{}{}", if i > 0 { "\n" } else { "" }, report.model))?;
+        }
+        print_one(report)?;
+    }
+    Ok(())
+}
+
+fn print_one(report: &Report) -> std::io::Result<()> {
     let mut table = Table::new(&[
         ("MEASURE", Align::Left),
         ("VALUE", Align::Right),

@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use edgeward_compress::eval::{TextScores, Windows};
+use edgeward_compress::eval::{TextScores, Windows, score_window};
 use edgeward_engine::CancelToken;
 use serde::Serialize;
 
@@ -72,7 +72,7 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     let mut scores = TextScores::default();
     let start = Instant::now();
     for &idx in &chosen {
-        scores.add_window(&windows, idx, &mut engine, None, &cancel, &mut |logits| {
+        score_window(&windows, idx, &mut [(&mut engine, &mut scores)], None, &cancel, &mut |logits| {
             if let Some(dump) = &mut dump {
                 dump.row(logits);
             }

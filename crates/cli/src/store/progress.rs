@@ -79,6 +79,11 @@ impl Progress {
         self.bar.inc(n_bytes);
     }
 
+    /// So many steps are done.
+    pub fn set(&self, done: usize) {
+        self.bar.set_position(done as u64);
+    }
+
     /// Everything is to be fetched again.
     pub fn restart(&self) {
         self.bar.set_position(0);
