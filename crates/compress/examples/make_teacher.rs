@@ -15,7 +15,8 @@ fn main() -> ExitCode {
     match edgeward_compress::teacher::make_teacher(Path::new(source), Path::new(path), SEED) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            let cause =
+                std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
             eprintln!("error: {error}{cause}");
             ExitCode::FAILURE
         }

@@ -146,11 +146,13 @@ impl<'a> Compressor<'a> {
         (self.watch)(Step { what: "writing", n_done: 0, n_all: 1 });
         let slots: BTreeMap<&str, Slot> =
             self.teacher.tensors().map(|(slot, tensor)| (tensor.name, slot)).collect();
-        writer.write_file(path, |name, out| match slots.get(name).filter(|slot| assignment.0.contains_key(slot)) {
-            Some(slot) => out.write_all(&work.read(*slot)?),
-            None => {
-                let tensor = self.gguf.tensor(name).expect("tensors of the writer are those of the file");
-                out.write_all(tensor.data)
+        writer.write_file(path, |name, out| {
+            match slots.get(name).filter(|slot| assignment.0.contains_key(slot)) {
+                Some(slot) => out.write_all(&work.read(*slot)?),
+                None => {
+                    let tensor = self.gguf.tensor(name).expect("tensors of the writer are those of the file");
+                    out.write_all(tensor.data)
+                }
             }
         })?;
         work.remove()?;
@@ -224,8 +226,11 @@ impl<'a> Compressor<'a> {
         }
         for layer_idx in 0..n_layers {
             self.tell("rounding layers", layer_idx, n_layers)?;
-            let slots: Vec<Slot> =
-                LAYER_MATRICES.iter().flat_map(|(_, slots)| *slots).map(|slot| Slot::Layer(layer_idx, *slot)).collect();
+            let slots: Vec<Slot> = LAYER_MATRICES
+                .iter()
+                .flat_map(|(_, slots)| *slots)
+                .map(|slot| Slot::Layer(layer_idx, *slot))
+                .collect();
             if slots.iter().any(|slot| !work.has(*slot)) {
                 for &slot in &slots {
                     self.place_teacher(&mut engine, slot)?;
@@ -234,7 +239,9 @@ impl<'a> Compressor<'a> {
                 for stream in &streams {
                     self.check()?;
                     let mut rows = Vec::new();
-                    engine.run_layer(layer_idx, &mut stream.clone(), &mut |input, x| rows.push((input, x.to_vec())))?;
+                    engine.run_layer(layer_idx, &mut stream.clone(), &mut |input, x| {
+                        rows.push((input, x.to_vec()))
+                    })?;
                     for (input, x) in rows {
                         let n_cols = x.len() / (stream.len() / self.teacher.config().hidden_dim);
                         let hessian = hessians.entry(input).or_insert_with(|| Hessian::new(n_cols));
@@ -268,7 +275,8 @@ impl<'a> Compressor<'a> {
         let mut streams = windows.iter().map(|window| engine.embed(window)).collect::<Result<Vec<_>, _>>()?;
         for layer_idx in 0..config.n_layers {
             self.tell("reading the calibration text", layer_idx, config.n_layers)?;
-            let slots = LAYER_MATRICES.iter().flat_map(|(_, slots)| *slots).map(|slot| Slot::Layer(layer_idx, *slot));
+            let slots =
+                LAYER_MATRICES.iter().flat_map(|(_, slots)| *slots).map(|slot| Slot::Layer(layer_idx, *slot));
             for slot in slots.clone() {
                 self.place_teacher(engine, slot)?;
             }

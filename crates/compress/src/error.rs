@@ -84,7 +84,9 @@ impl fmt::Display for Error {
                 "the model has {student} tokens and the teacher {teacher}: compare a model with the one it was made of"
             ),
             Error::BadExample { path, line: 0, reason } => write!(f, "{}: {reason}", path.display()),
-            Error::BadExample { path, line, reason } => write!(f, "{}, line {line}: {reason}", path.display()),
+            Error::BadExample { path, line, reason } => {
+                write!(f, "{}, line {line}: {reason}", path.display())
+            }
             Error::NotGguf { path } => {
                 write!(f, "{} is not a GGUF file: convert the model to one first", path.display())
             }

@@ -257,7 +257,8 @@ pub fn score_window(
     row: &mut dyn FnMut(&[f32]),
 ) -> Result<(), Error> {
     for (student, _) in students.iter() {
-        let (student, teacher) = (student.config().vocab_size, teacher.as_ref().map(|t| t.config().vocab_size));
+        let (student, teacher) =
+            (student.config().vocab_size, teacher.as_ref().map(|t| t.config().vocab_size));
         if let Some(teacher) = teacher.filter(|teacher| *teacher != student) {
             return Err(Error::VocabularyMismatch { student, teacher });
         }
@@ -272,7 +273,8 @@ pub fn score_window(
     let mut at = 0;
     while at < scored.end {
         let all_at_once = teacher.is_none();
-        let end = if all_at_once { scored.end } else { (at.max(scored.start) + ROWS_AT_ONCE).min(scored.end) };
+        let end =
+            if all_at_once { scored.end } else { (at.max(scored.start) + ROWS_AT_ONCE).min(scored.end) };
         let first = scored.start.saturating_sub(at);
         let piece = &window[at..end];
         if let (Some(teacher), Some(sequence)) = (&mut teacher, &mut teacher_sequence) {
@@ -318,7 +320,8 @@ pub(crate) fn compare_rows(
     let n_rows = teacher.len() / vocab_size;
     let results = Mutex::new(vec![(0.0f32, false); n_rows]);
     pool.run(n_rows, |_, i| {
-        let (teacher, student) = (&teacher[i * vocab_size..][..vocab_size], &student[i * vocab_size..][..vocab_size]);
+        let (teacher, student) =
+            (&teacher[i * vocab_size..][..vocab_size], &student[i * vocab_size..][..vocab_size]);
         let kl = isa.vectorize(Compare { teacher, student }) as f32;
         let is_same = argmax(teacher) == argmax(student);
         results.lock().unwrap_or_else(|e| e.into_inner())[i] = (kl, is_same);
@@ -482,7 +485,10 @@ mod tests {
     fn divergence_is_exact_at_every_size() {
         let logits = |n: usize, seed: u32, spread: f32| -> Vec<f32> {
             (0..n as u32)
-                .map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(seed).wrapping_mul(40_503) >> 8 & 0xffff) as f32)
+                .map(|i| {
+                    (i.wrapping_mul(2_654_435_761).wrapping_add(seed).wrapping_mul(40_503) >> 8 & 0xffff)
+                        as f32
+                })
                 .map(|x| (x / 32_768.0 - 1.0) * spread)
                 .collect()
         };
@@ -492,7 +498,10 @@ mod tests {
                 let student: Vec<f32> =
                     teacher.iter().zip(logits(n, 99, noise)).map(|(t, d)| t + d + 3.0).collect();
                 let (got, want) = (kl_divergence(&teacher, &student), kl_ref(&teacher, &student));
-                assert!((got - want).abs() <= 1e-3 * want + 2e-9, "{n} logits, noise {noise}: {got}, not {want}");
+                assert!(
+                    (got - want).abs() <= 1e-3 * want + 2e-9,
+                    "{n} logits, noise {noise}: {got}, not {want}"
+                );
             }
         }
         // The student all but rules out what the teacher expects.
@@ -519,7 +528,10 @@ mod tests {
             divergence.push(i as f32, i % 4 == 0);
         }
         let summary = divergence.summary().unwrap();
-        assert_eq!((summary.mean, summary.median, summary.p90, summary.p99, summary.max), (50.0, 50.0, 90.0, 99.0, 100.0));
+        assert_eq!(
+            (summary.mean, summary.median, summary.p90, summary.p99, summary.max),
+            (50.0, 50.0, 90.0, 99.0, 100.0)
+        );
         assert!((summary.top1_agreement - 26.0 / 101.0).abs() < 1e-12);
         assert!((summary.standard_error - 29.300_170_647_967_22 / 101f64.sqrt()).abs() < 1e-9);
     }

@@ -50,7 +50,8 @@ impl Hessian {
         for rows in rows.chunks(ROWS_PER_SUM * n_cols) {
             self.n_rows += rows.len() / n_cols;
             // A strip of H for each piece: its rows are written by nobody else.
-            let strips: Vec<Mutex<&mut [f64]>> = self.sums.chunks_mut(TILE_ROWS * n_cols).map(Mutex::new).collect();
+            let strips: Vec<Mutex<&mut [f64]>> =
+                self.sums.chunks_mut(TILE_ROWS * n_cols).map(Mutex::new).collect();
             pool.run(strips.len(), |_, i| {
                 let mut strip = strips[i].lock().unwrap_or_else(|e| e.into_inner());
                 isa.vectorize(AddStrip { rows, n_cols, first_row: i * TILE_ROWS, strip: &mut strip });
@@ -174,11 +175,17 @@ impl Factor {
                 }
             });
             drop(rows);
-            let panel: Vec<f64> = above.chunks(n_cols).flat_map(|row| row[start..end].iter().copied()).collect();
+            let panel: Vec<f64> =
+                above.chunks(n_cols).flat_map(|row| row[start..end].iter().copied()).collect();
             let rows: Vec<Mutex<&mut [f64]>> = above.chunks_mut(n_cols).map(Mutex::new).collect();
             pool.run(rows.len(), |_, i| {
                 let mut row = rows[i].lock().unwrap_or_else(|e| e.into_inner());
-                isa.vectorize(Subtract { panel: &panel, width: end - start, row_idx: i, row: &mut row[i..start] });
+                isa.vectorize(Subtract {
+                    panel: &panel,
+                    width: end - start,
+                    row_idx: i,
+                    row: &mut row[i..start],
+                });
             });
             end = start;
         }
@@ -271,7 +278,10 @@ pub(crate) mod tests {
                     for j in 0..n_cols {
                         let want: f64 = rows.chunks(n_cols).map(|x| f64::from(x[i]) * f64::from(x[j])).sum();
                         let want = want / n_rows as f64;
-                        assert!((mean[i * n_cols + j] - want).abs() < 1e-5 * (1.0 + want.abs()) + 1e-11, "{i} {j}");
+                        assert!(
+                            (mean[i * n_cols + j] - want).abs() < 1e-5 * (1.0 + want.abs()) + 1e-11,
+                            "{i} {j}"
+                        );
                     }
                 }
                 results.push(mean);
@@ -297,7 +307,10 @@ pub(crate) mod tests {
                             f64::from(a) * f64::from(b) * f64::from(factor.diagonal[k])
                         })
                         .sum();
-                    assert!((product - mean[i * n + j]).abs() < 1e-4 * mean[i * n + i].max(mean[j * n + j]), "{i} {j}");
+                    assert!(
+                        (product - mean[i * n + j]).abs() < 1e-4 * mean[i * n + i].max(mean[j * n + j]),
+                        "{i} {j}"
+                    );
                 }
             }
         }

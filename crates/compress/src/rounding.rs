@@ -54,7 +54,8 @@ pub struct Rounded {
 }
 
 /// The formats that [`round`] rounds to: those with one level of scales.
-pub const FORMATS: [DType; 6] = [DType::Q4_0, DType::IQ4_NL, DType::Q4_1, DType::Q5_0, DType::Q5_1, DType::Q8_0];
+pub const FORMATS: [DType; 6] =
+    [DType::Q4_0, DType::IQ4_NL, DType::Q4_1, DType::Q5_0, DType::Q5_1, DType::Q8_0];
 
 /// Rounds `weights`, `[n_rows, factor.n_cols()]`, to `dtype`.
 ///
@@ -228,7 +229,10 @@ impl Strip {
         for (i, levels) in self.levels[block_idx * BLOCK..][..BLOCK].iter().enumerate() {
             let level = levels[row] as i32;
             let code = if shape.is_table {
-                IQ4_VALUES.iter().position(|&value| i32::from(value) == level).expect("levels are the table's")
+                IQ4_VALUES
+                    .iter()
+                    .position(|&value| i32::from(value) == level)
+                    .expect("levels are the table's")
             } else {
                 (level + shape.zero) as usize
             };
@@ -440,7 +444,8 @@ fn refit(
     let (mut a, mut b) = ([0.0f32; ROWS], [0.0f32; ROWS]);
     for l in 0..ROWS {
         let (da, db) = (new.d[l] - scales.d[l], new.m[l] - scales.m[l]);
-        let gain = 2.0 * (da * gl[l] + db * g1[l]) - da * da * hll[l] - 2.0 * da * db * hl1[l] - db * db * h11;
+        let gain =
+            2.0 * (da * gl[l] + db * g1[l]) - da * da * hll[l] - 2.0 * da * db * hl1[l] - db * db * h11;
         // A scale of zero would be for ever.
         if gain > 0.0 && new.d[l] != 0.0 {
             (a[l], b[l]) = (da, db);
@@ -505,7 +510,13 @@ struct InOrder<'a, L> {
 
 impl<'a, L: Levels> InOrder<'a, L> {
     #[inline(always)]
-    fn new(grid: L, factor: &'a Factor, start: usize, weights: &'a [Lane], targets: &'a [Lane]) -> InOrder<'a, L> {
+    fn new(
+        grid: L,
+        factor: &'a Factor,
+        start: usize,
+        weights: &'a [Lane],
+        targets: &'a [Lane],
+    ) -> InOrder<'a, L> {
         let n_cols = factor.n_cols();
         let mut feedback = [[0.0; BLOCK]; BLOCK];
         for (k, j) in (0..BLOCK).flat_map(|j| (0..j).map(move |k| (k, j))) {
@@ -528,9 +539,9 @@ impl<'a, L: Levels> InOrder<'a, L> {
         let mut loss = [0.0f32; ROWS];
         for j in 0..BLOCK {
             let mut target = self.targets[j];
-            for k in 0..j {
+            for (error, feedback) in errors.iter().zip(&self.feedback[j]).take(j) {
                 for l in 0..ROWS {
-                    target[l] = errors[k][l].mul_add(self.feedback[j][k], target[l]);
+                    target[l] = error[l].mul_add(*feedback, target[l]);
                 }
             }
             for l in 0..ROWS {
@@ -595,8 +606,8 @@ const SHRINKS: [f32; 8] = [1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.75, 0.7];
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hessian::tests::inputs;
     use crate::hessian::Hessian;
+    use crate::hessian::tests::inputs;
     use edgeward_kernels::dequantize;
 
     fn hessian(n_cols: usize) -> Vec<f64> {
@@ -618,7 +629,9 @@ mod tests {
         let rows = weights.chunks(n_cols).zip(values.chunks(n_cols));
         rows.map(|(w, q)| {
             let e: Vec<f64> = w.iter().zip(q).map(|(w, q)| f64::from(*w) - f64::from(*q)).collect();
-            (0..n_cols).map(|i| (0..n_cols).map(|j| e[i] * h[i * n_cols + j] * e[j]).sum::<f64>()).sum::<f64>()
+            (0..n_cols)
+                .map(|i| (0..n_cols).map(|j| e[i] * h[i * n_cols + j] * e[j]).sum::<f64>())
+                .sum::<f64>()
         })
         .sum()
     }
@@ -726,7 +739,8 @@ mod tests {
                 round(pool, Isa::best(), dtype, &weights, factor, Effort { n_sweeps })
             };
             let (plain, ordered, swept) = (rounded(&identity, 0), rounded(&factor, 0), rounded(&factor, 4));
-            let loss = |rounded: &Rounded| loss_ref(&weights, &values(dtype, rounded, weights.len()), &h, n_cols);
+            let loss =
+                |rounded: &Rounded| loss_ref(&weights, &values(dtype, rounded, weights.len()), &h, n_cols);
             for rounded in [&ordered, &swept] {
                 let want = loss(rounded);
                 assert!((rounded.loss - want).abs() < 1e-3 * want, "{dtype}: {} and {want}", rounded.loss);
@@ -761,7 +775,9 @@ mod tests {
         for (weights, values) in weights.chunks(32).zip(values.chunks(32)) {
             let largest = weights.iter().fold(0.0f32, |max, w| max.max(w.abs()));
             // Half a step, and the scale's own rounding.
-            assert!(weights.iter().zip(values).all(|(w, v)| (w - v).abs() <= largest * (0.5 / 127.0 + 0.0005)));
+            assert!(
+                weights.iter().zip(values).all(|(w, v)| (w - v).abs() <= largest * (0.5 / 127.0 + 0.0005))
+            );
         }
         assert_eq!(to_eight_bits(&[0.0; 32])[..2], [0, 0]);
     }

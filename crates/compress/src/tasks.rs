@@ -106,7 +106,8 @@ impl Task {
         let mut task: Option<Task> = None;
         for (n_before, (line_idx, line)) in lines.enumerate() {
             let at = |reason| bad(line_idx + 1, reason);
-            let json: Json = serde_json::from_str(line).map_err(|error| at(format!("it is no JSON: {error}")))?;
+            let json: Json =
+                serde_json::from_str(line).map_err(|error| at(format!("it is no JSON: {error}")))?;
             if n_before == 0 && json.get("goal").is_some() && json.get("label").is_none() {
                 labels = Some(load_labels(path)?);
             }
@@ -174,7 +175,8 @@ impl Task {
             Kind::Choice => {
                 scores.acc.push(best(&|i| answers[i].0));
                 // Characters of the choice itself, without the space that joins it.
-                let length = |i: usize| example.candidates[i].continuation.chars().count().saturating_sub(1).max(1);
+                let length =
+                    |i: usize| example.candidates[i].continuation.chars().count().saturating_sub(1).max(1);
                 scores.acc_norm.push(best(&|i| answers[i].0 / length(i) as f64));
             }
             Kind::Schema => scores.acc.push(best(&|i| answers[i].0)),
@@ -322,7 +324,10 @@ mod tests {
 
     #[test]
     fn the_kinds_are_told_by_their_keys() {
-        let piqa = load("piqa.jsonl", "{\"goal\":\"g\",\"sol1\":\"a\",\"sol2\":\"b\"}\n\n{\"goal\":\"h\",\"sol1\":\"c\",\"sol2\":\"d\"}\n");
+        let piqa = load(
+            "piqa.jsonl",
+            "{\"goal\":\"g\",\"sol1\":\"a\",\"sol2\":\"b\"}\n\n{\"goal\":\"h\",\"sol1\":\"c\",\"sol2\":\"d\"}\n",
+        );
         let piqa = piqa.unwrap();
         assert_eq!((piqa.kind, piqa.len()), (Kind::Choice, 2));
         assert_eq!(candidates(&piqa, 0), [("Question: g\nAnswer:", " a"), ("Question: g\nAnswer:", " b")]);

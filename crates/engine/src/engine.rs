@@ -401,7 +401,9 @@ impl Engine {
         let n_tokens = x.len() / hidden_dim;
         let Some(layer) = self.weights.layers.get(layer_idx) else {
             let n_layers = self.config.n_layers;
-            return Err(Error::BadOption(format!("the model has {n_layers} layers, and none is {layer_idx}")));
+            return Err(Error::BadOption(format!(
+                "the model has {n_layers} layers, and none is {layer_idx}"
+            )));
         };
         if n_tokens == 0 || !x.len().is_multiple_of(hidden_dim) {
             return Err(Error::NoTokens);
@@ -608,6 +610,9 @@ enum Branch {
     FeedForward,
 }
 
+/// Sees the inputs of a layer's matrices.
+type Observer<'a> = &'a mut dyn FnMut(MatrixInput, &[f32]);
+
 /// One layer's part of the forward pass.
 struct LayerPass<'a> {
     config: &'a Config,
@@ -621,7 +626,7 @@ struct LayerPass<'a> {
     n_tokens: usize,
     plans: &'a Plans,
     buffers: &'a mut Buffers,
-    observe: Option<&'a mut dyn FnMut(MatrixInput, &[f32])>,
+    observe: Option<Observer<'a>>,
 }
 
 impl LayerPass<'_> {

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use edgeward_engine::{
-    CancelToken, Engine, EngineOptions, Error, Generator, GeneratorOptions, Isa, KvType, MatrixInput, Sampler,
-    SamplerOptions, Sequence, StopReason,
+    CancelToken, Engine, EngineOptions, Error, Generator, GeneratorOptions, Isa, KvType, MatrixInput,
+    Sampler, SamplerOptions, Sequence, StopReason,
 };
 use edgeward_kernels::{DType, FloatMatrix, Matrix, SharedBytes};
 use edgeward_model::Model;
@@ -218,7 +218,9 @@ fn layer_by_layer_gives_the_same_logits() {
         let mut seen = Vec::new();
         for layer_idx in 0..engine.config().n_layers {
             let n_tokens = ids.len();
-            engine.run_layer(layer_idx, &mut x, &mut |input, rows| seen.push((input, rows.len() / n_tokens))).unwrap();
+            engine
+                .run_layer(layer_idx, &mut x, &mut |input, rows| seen.push((input, rows.len() / n_tokens)))
+                .unwrap();
         }
         assert_eq!(engine.logits(&x).unwrap().into_vec(), whole, "{family}");
         let config = engine.config();

@@ -9,8 +9,7 @@ use half::{bf16, f16};
 use crate::dtype::DType;
 
 /// The sixteen values of the IQ4 types, ascending.
-pub const IQ4_VALUES: [i8; 16] =
-    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+pub const IQ4_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// Sub-blocks of 32 weights in the longest block.
 const MAX_SUB_BLOCKS: usize = 8;

@@ -56,7 +56,9 @@ fn a_block_taken_apart_and_put_together_is_the_same() {
 
 #[test]
 fn a_step_leads_to_the_next_value_of_a_block() {
-    for (dtype, table) in [(DType::Q4_1, false), (DType::Q6_K, false), (DType::Q2_K, false), (DType::IQ4_XS, true)] {
+    for (dtype, table) in
+        [(DType::Q4_1, false), (DType::Q6_K, false), (DType::Q2_K, false), (DType::IQ4_XS, true)]
+    {
         // The first weight has code 1, then code 2.
         let mut block = Block { d: 0x3c00, m: 0x3c00, scales: [3; 16], mins: [1; 16], ..Block::ZERO };
         let mut values = Vec::new();

@@ -94,7 +94,10 @@ struct Report {
 pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     let mut progress = Progress::new(verbosity);
     let text = fs::read_to_string(&args.calibration).map_err(|error| {
-        format!("could not read {} as text: {error}; give some pages of ordinary text", args.calibration.display())
+        format!(
+            "could not read {} as text: {error}; give some pages of ordinary text",
+            args.calibration.display()
+        )
     })?;
     let model = engine_args::open(&args.model, &mut progress)?;
     let window_len = WINDOW_LEN.min(model.config().context_len).max(4);

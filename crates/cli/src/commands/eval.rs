@@ -123,7 +123,12 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     let mut engines = models.iter().map(engine).collect::<Result<Vec<_>, _>>()?;
     let mut teacher = teacher.as_ref().map(engine).transpose()?;
     let outcome = measure(
-        &mut Measurement { engines: &mut engines, tokenizer: &tokenizer, cancel: &cancel, progress: &mut progress },
+        &mut Measurement {
+            engines: &mut engines,
+            tokenizer: &tokenizer,
+            cancel: &cancel,
+            progress: &mut progress,
+        },
         (windows.as_ref(), teacher.as_mut()),
         (&tasks, args.examples),
         &mut states,
