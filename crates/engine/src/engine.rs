@@ -413,8 +413,9 @@ impl Engine {
         }
         let b = &mut self.buffers;
         std::mem::swap(&mut b.x, x);
-        let mut sequence = Sequence::new(KvShape { n_layers: 1, ..self.kv_shape });
-        sequence.reserve(n_tokens);
+        let shape = KvShape { n_layers: 1, ..self.kv_shape };
+        let mut sequence = Sequence::new(shape);
+        sequence.reserve(n_tokens, &mut KvPages::new(shape));
         b.angles.clear();
         b.angles_local.clear();
         self.rope.extend(0..n_tokens, &mut b.angles);
