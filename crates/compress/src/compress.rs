@@ -28,7 +28,7 @@ use crate::hessian::{Factor, Hessian};
 use crate::rounding::{self, Effort};
 
 /// Part of the mean of H's diagonal that is added to it. GPTQ's own value.
-const DAMPING: f64 = 0.01;
+pub(crate) const DAMPING: f64 = 0.01;
 /// The key that says of which type most of a file's weights are, and what it says of a mixture it has no name for
 /// (`enum llama_ftype` in `llama.h`: "guessed").
 const FILE_TYPE: (&str, u32) = ("general.file_type", 1024);
@@ -91,23 +91,12 @@ pub struct Step {
     pub n_all: usize,
 }
 
-/// One matrix of the result.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Outcome {
-    /// Where it belongs.
-    pub slot: Slot,
-    /// Its type.
-    pub dtype: DType,
-    /// Bytes.
-    pub size_bytes: u64,
-}
-
 /// Compresses GGUF models of one teacher.
 pub struct Compressor<'a> {
-    teacher: &'a Arc<Model>,
+    pub(crate) teacher: &'a Arc<Model>,
     gguf: &'a Gguf,
-    windows: &'a Windows,
-    options: Options,
+    pub(crate) windows: &'a Windows,
+    pub(crate) options: Options,
     cancel: &'a CancelToken,
     watch: &'a mut dyn FnMut(Step),
 }
@@ -133,16 +122,10 @@ impl<'a> Compressor<'a> {
     ///
     /// # Errors
     /// Those of reading, computing and writing; nothing is at `path` then that was not there before.
-    pub fn write(
-        &mut self,
-        assignment: &Assignment,
-        metadata: &[(&str, Value<'_>)],
-        path: &Path,
-        job: &str,
-    ) -> Result<Vec<Outcome>, Error> {
+    pub fn write(&mut self, assignment: &Assignment, path: &Path, job: &str) -> Result<(), Error> {
         let work = WorkFolder::open(path, &format!("{WORK_VERSION} {job} {assignment:?}"))?;
         self.round_all(assignment, &work)?;
-        let writer = self.describe(assignment, metadata)?;
+        let writer = self.describe(assignment)?;
         (self.watch)(Step { what: "writing", n_done: 0, n_all: 1 });
         let slots: BTreeMap<&str, Slot> =
             self.teacher.tensors().map(|(slot, tensor)| (tensor.name, slot)).collect();
@@ -157,32 +140,24 @@ impl<'a> Compressor<'a> {
         })?;
         work.remove()?;
         (self.watch)(Step { what: "writing", n_done: 1, n_all: 1 });
-        let outcome = |(slot, dtype): (&Slot, &DType)| {
-            let tensor = self.teacher.tensor(*slot)?;
-            let size_bytes = (dtype.row_bytes(tensor.n_cols)? * tensor.n_rows) as u64;
-            Some(Outcome { slot: *slot, dtype: *dtype, size_bytes })
-        };
-        Ok(assignment.0.iter().filter_map(outcome).collect())
+        Ok(())
     }
 
     /// Bytes of the file that [`Compressor::write`] would write.
     ///
     /// # Errors
     /// If a tensor cannot be stored.
-    pub fn file_bytes(&self, assignment: &Assignment, metadata: &[(&str, Value<'_>)]) -> Result<u64, Error> {
-        Ok(self.describe(assignment, metadata)?.file_bytes())
+    pub fn file_bytes(&self, assignment: &Assignment) -> Result<u64, Error> {
+        Ok(self.describe(assignment)?.file_bytes())
     }
 
-    fn describe(&self, assignment: &Assignment, metadata: &[(&str, Value<'_>)]) -> Result<GgufWriter, Error> {
+    fn describe(&self, assignment: &Assignment) -> Result<GgufWriter, Error> {
         let mut writer = GgufWriter::new();
         for (key, value) in self.gguf.metadata() {
             // The alignment is the writer's own.
-            if key != "general.alignment" && !metadata.iter().any(|(new, _)| *new == key) {
+            if key != "general.alignment" {
                 writer.key(key, if key == FILE_TYPE.0 { Value::U32(FILE_TYPE.1) } else { value })?;
             }
-        }
-        for (key, value) in metadata {
-            writer.key(key, *value)?;
         }
         let types: BTreeMap<&str, DType> = self
             .teacher
@@ -214,9 +189,17 @@ impl<'a> Compressor<'a> {
 
         if ends.iter().any(|slot| !work.has(*slot)) {
             let hessian = self.output_hessian(&mut engine, &windows)?;
+            let factor = factor_of(&mut engine, &hessian, DAMPING)?;
+            let is_tied = self.teacher.tensor(Slot::Output).is_none();
             for &slot in &ends {
                 self.check()?;
-                self.round_one(&mut engine, slot, assignment, &hessian, work)?;
+                if slot == Slot::TokenEmbedding && !is_tied {
+                    // Its rows are read as they are, and multiplied with nothing.
+                    let factor = identity(&mut engine, self.teacher.config().hidden_dim);
+                    self.round_one(&mut engine, slot, assignment, &factor, work)?;
+                } else {
+                    self.round_one(&mut engine, slot, assignment, &factor, work)?;
+                }
             }
         }
         let mut streams = Vec::with_capacity(windows.len());
@@ -242,16 +225,14 @@ impl<'a> Compressor<'a> {
                     engine.run_layer(layer_idx, &mut stream.clone(), &mut |input, x| {
                         rows.push((input, x.to_vec()))
                     })?;
-                    for (input, x) in rows {
-                        let n_cols = x.len() / (stream.len() / self.teacher.config().hidden_dim);
-                        let hessian = hessians.entry(input).or_insert_with(|| Hessian::new(n_cols));
-                        hessian.add(engine.pool(), Isa::best(), &x);
-                    }
+                    self.add_inputs(&mut engine, &mut hessians, stream, rows);
                 }
                 for (input, of_input) in LAYER_MATRICES {
-                    self.check()?;
+                    let Some(hessian) = hessians.remove(&input) else { continue };
+                    let factor = factor_of(&mut engine, &hessian, DAMPING)?;
                     for slot in of_input.iter().map(|slot| Slot::Layer(layer_idx, *slot)) {
-                        self.round_one(&mut engine, slot, assignment, &hessians[&input], work)?;
+                        self.check()?;
+                        self.round_one(&mut engine, slot, assignment, &factor, work)?;
                     }
                 }
             }
@@ -301,22 +282,34 @@ impl<'a> Compressor<'a> {
         engine: &mut Engine,
         slot: Slot,
         assignment: &Assignment,
-        hessian: &Hessian,
+        factor: &Factor,
         work: &WorkFolder,
     ) -> Result<(), Error> {
         let Some(&dtype) = assignment.0.get(&slot).filter(|_| !work.has(slot)) else { return Ok(()) };
         let tensor = self.tensor(slot)?;
         let weights = widened(&tensor);
         let bytes = if dtype.is_quantized() {
-            let mean = hessian.damped(DAMPING);
-            let factor = Factor::new(engine.pool(), Isa::best(), &mean, tensor.n_cols)
-                .ok_or(Error::BadCalibration { reason: "the model's activations on it are not finite" })?;
-            rounding::round(engine.pool(), Isa::best(), dtype, &weights, &factor, self.options.effort).bytes
+            rounding::round(engine.pool(), Isa::best(), dtype, &weights, factor, self.options.effort).bytes
         } else {
             floats(dtype, &weights)
         };
         self.teacher.release(&tensor);
         work.write(slot, &bytes)
+    }
+
+    /// Adds the inputs that a layer's matrices had, a stream's.
+    pub(crate) fn add_inputs(
+        &self,
+        engine: &mut Engine,
+        hessians: &mut BTreeMap<MatrixInput, Hessian>,
+        stream: &[f32],
+        inputs: Vec<(MatrixInput, Vec<f32>)>,
+    ) {
+        let n_tokens = stream.len() / self.teacher.config().hidden_dim;
+        for (input, x) in inputs {
+            let hessian = hessians.entry(input).or_insert_with(|| Hessian::new(x.len() / n_tokens));
+            hessian.add(engine.pool(), Isa::best(), &x);
+        }
     }
 
     /// Puts a rounded matrix into the engine.
@@ -335,7 +328,7 @@ impl<'a> Compressor<'a> {
 
     /// Puts a matrix of the teacher into the engine in eight bits: so near to it that it makes no difference to second
     /// moments, and several times as fast as floats.
-    fn place_teacher(&self, engine: &mut Engine, slot: Slot) -> Result<(), Error> {
+    pub(crate) fn place_teacher(&self, engine: &mut Engine, slot: Slot) -> Result<(), Error> {
         let tensor = self.tensor(slot)?;
         if tensor.n_cols.is_multiple_of(DType::Q8_0.block_len()) && !tensor.dtype.is_quantized() {
             let bytes = rounding::to_eight_bits(&widened(&tensor));
@@ -357,27 +350,62 @@ impl<'a> Compressor<'a> {
         Ok(())
     }
 
-    fn tensor(&self, slot: Slot) -> Result<Tensor<'a>, Error> {
+    pub(crate) fn tensor(&self, slot: Slot) -> Result<Tensor<'a>, Error> {
         self.teacher.tensor(slot).ok_or(Error::Engine(edgeward_engine::Error::MissingTensor(slot)))
     }
 
-    fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         if self.cancel.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }
 
-    fn tell(&mut self, what: &'static str, n_done: usize, n_all: usize) -> Result<(), Error> {
+    pub(crate) fn tell(&mut self, what: &'static str, n_done: usize, n_all: usize) -> Result<(), Error> {
         (self.watch)(Step { what, n_done, n_all });
         self.check()
     }
 }
 
+/// Adds metadata to the GGUF file at `path`, or changes it. The file is replaced whole or not at all.
+///
+/// # Errors
+/// Those of reading and writing.
+pub fn add_metadata(path: &Path, metadata: &[(&str, Value<'_>)]) -> Result<(), Error> {
+    let gguf = Gguf::open(path)?;
+    let mut writer = GgufWriter::new();
+    for (key, value) in gguf.metadata() {
+        if key != "general.alignment" && !metadata.iter().any(|(new, _)| *new == key) {
+            writer.key(key, value)?;
+        }
+    }
+    for (key, value) in metadata {
+        writer.key(key, *value)?;
+    }
+    for tensor in gguf.tensors() {
+        writer.tensor(tensor.name, tensor.dims, tensor.dtype)?;
+    }
+    let data = |name: &str| gguf.tensor(name).expect("tensors of the writer are those of the file").data;
+    Ok(writer.write_file(path, |name, out| out.write_all(data(name)))?)
+}
+
 /// The matrices of a layer by their inputs.
-const LAYER_MATRICES: [(MatrixInput, &[LayerSlot]); 4] = [
+pub(crate) const LAYER_MATRICES: [(MatrixInput, &[LayerSlot]); 4] = [
     (MatrixInput::Qkv, &[LayerSlot::Q, LayerSlot::K, LayerSlot::V]),
     (MatrixInput::O, &[LayerSlot::O]),
     (MatrixInput::GateUp, &[LayerSlot::Gate, LayerSlot::Up]),
     (MatrixInput::Down, &[LayerSlot::Down]),
 ];
+
+/// The factor of what a text's inputs were.
+pub(crate) fn factor_of(engine: &mut Engine, hessian: &Hessian, damping: f64) -> Result<Factor, Error> {
+    Factor::new(engine.pool(), Isa::best(), &hessian.damped(damping), hessian.n_cols())
+        .ok_or(Error::BadCalibration { reason: "the model's activations on it are not finite" })
+}
+
+/// Of inputs that know nothing of each other.
+pub(crate) fn identity(engine: &mut Engine, n_cols: usize) -> Factor {
+    let identity: Vec<f64> =
+        (0..n_cols * n_cols).map(|i| f64::from(u8::from(i % (n_cols + 1) == 0))).collect();
+    Factor::new(engine.pool(), Isa::best(), &identity, n_cols).expect("the identity is positive definite")
+}
 
 /// A tensor within its file, found anew each time it is asked for.
 struct TensorBytes {
@@ -391,7 +419,7 @@ impl AsRef<[u8]> for TensorBytes {
     }
 }
 
-fn widened(tensor: &Tensor) -> Vec<f32> {
+pub(crate) fn widened(tensor: &Tensor) -> Vec<f32> {
     let mut weights = vec![0.0; tensor.n_rows * tensor.n_cols];
     dequantize(tensor.dtype, tensor.data, &mut weights);
     weights
@@ -405,7 +433,7 @@ fn floats(dtype: DType, weights: &[f32]) -> Vec<u8> {
     }
 }
 
-fn matrix(tensor: &Tensor, dtype: DType, bytes: Vec<u8>) -> Result<Matrix, Error> {
+pub(crate) fn matrix(tensor: &Tensor, dtype: DType, bytes: Vec<u8>) -> Result<Matrix, Error> {
     let bad = |reason: String| {
         Error::Engine(edgeward_engine::Error::BadTensor { name: tensor.name.to_owned(), reason })
     };

@@ -77,7 +77,18 @@ impl Windows {
 
     /// `n_wanted` of the windows, evenly spread over the text; all if there are fewer.
     pub fn part(&self, n_wanted: usize) -> Windows {
-        let tokens = self.spread(n_wanted).into_iter().flat_map(|idx| self.window(idx)).collect();
+        self.chosen(&self.spread(n_wanted))
+    }
+
+    /// What [`Windows::part`] leaves; none if that is nothing.
+    pub fn rest(&self, n_wanted: usize) -> Option<Windows> {
+        let chosen = self.spread(n_wanted);
+        let others: Vec<usize> = (0..self.len()).filter(|idx| chosen.binary_search(idx).is_err()).collect();
+        (!others.is_empty()).then(|| self.chosen(&others))
+    }
+
+    fn chosen(&self, idxs: &[usize]) -> Windows {
+        let tokens = idxs.iter().flat_map(|&idx| self.window(idx)).collect();
         Windows { tokens, window_len: self.window_len, bos: self.bos }
     }
 
@@ -457,6 +468,16 @@ mod tests {
         assert_eq!(spread(10, 4), [0, 3, 6, 9]);
         assert_eq!(spread(10, 1), [0]);
         assert_eq!(spread(117, 30).last(), Some(&116));
+    }
+
+    #[test]
+    fn a_part_and_the_rest_are_the_whole() {
+        let windows = Windows { tokens: (0..42).collect(), window_len: 4, bos: None };
+        let starts =
+            |windows: &Windows| (0..windows.len()).map(|i| windows.window(i)[0] / 4).collect::<Vec<_>>();
+        assert_eq!(starts(&windows.part(4)), [0, 3, 6, 9]);
+        assert_eq!(starts(&windows.rest(4).unwrap()), [1, 2, 4, 5, 7, 8]);
+        assert!(windows.rest(10).is_none() && windows.rest(99).is_none());
     }
 
     #[test]

@@ -39,6 +39,11 @@ impl Hessian {
         Hessian { n_cols, n_rows: 0, sums: vec![0.0; n_cols * n_cols] }
     }
 
+    /// Values of an input.
+    pub fn n_cols(&self) -> usize {
+        self.n_cols
+    }
+
     /// Inputs seen.
     pub fn n_rows(&self) -> usize {
         self.n_rows

@@ -35,12 +35,19 @@ type Lane = [f32; ROWS];
 pub struct Effort {
     /// Sweeps of coordinate descent.
     pub n_sweeps: usize,
+    /// Scales that each block tries, each twice: at most 8.
+    pub n_shrinks: usize,
+}
+
+impl Effort {
+    /// Enough to compare types with each other.
+    pub const QUICK: Effort = Effort { n_sweeps: 0, n_shrinks: 3 };
 }
 
 impl Default for Effort {
     /// The fourth sweep of SmolLM2's matrices still gains one part in a hundred, the fifth hardly anything.
     fn default() -> Effort {
-        Effort { n_sweeps: 4 }
+        Effort { n_sweeps: 4, n_shrinks: SHRINKS.len() }
     }
 }
 
@@ -267,6 +274,7 @@ impl<L: Levels> Vectorized for RoundStrip<'_, L> {
         let mut work = Work {
             levels,
             has_min: shape.has_min,
+            n_shrinks: effort.n_shrinks,
             factor,
             strip: Strip { scales: Vec::new(), levels: vec![[0.0; ROWS]; n_cols], loss: 0.0 },
             errors: vec![[0.0; ROWS]; n_cols],
@@ -296,6 +304,7 @@ fn dot(a: &Lane, b: &Lane) -> f64 {
 struct Work<'a, L> {
     levels: L,
     has_min: bool,
+    n_shrinks: usize,
     factor: &'a Factor,
     strip: Strip,
     /// w - q, of each column.
@@ -311,7 +320,7 @@ impl<L: Levels> Work<'_, L> {
         let mut targets = weights.to_vec();
         for start in (0..n_cols).step_by(BLOCK) {
             let block = InOrder::new(self.levels, self.factor, start, &weights[start..], &targets[start..]);
-            let scales = block.best_scales(self.has_min);
+            let scales = block.best_scales(self.has_min, self.n_shrinks);
             let (q, _) = block.round(&scales);
             for i in 0..BLOCK {
                 for l in 0..ROWS {
@@ -558,7 +567,7 @@ impl<'a, L: Levels> InOrder<'a, L> {
 
     /// The best of the candidates, row by row.
     #[inline(always)]
-    fn best_scales(&self, has_min: bool) -> Scales {
+    fn best_scales(&self, has_min: bool, n_shrinks: usize) -> Scales {
         let (low, high) = (self.grid.low(), self.grid.high());
         let (mut min, mut max) = ([f32::INFINITY; ROWS], [f32::NEG_INFINITY; ROWS]);
         for target in self.targets {
@@ -569,8 +578,10 @@ impl<'a, L: Levels> InOrder<'a, L> {
         }
         let mut best = Scales::ZERO;
         let mut best_loss = [f32::INFINITY; ROWS];
-        let n_shrinks = if high - low > 200.0 && high == 127.0 { 2 } else { SHRINKS.len() };
-        for shrink in &SHRINKS[..n_shrinks] {
+        // With 255 levels there is nothing to be gained by cutting.
+        let shrinks =
+            if high - low == 254.0 { &[1.0][..] } else { &SHRINKS[..n_shrinks.clamp(1, SHRINKS.len())] };
+        for shrink in shrinks {
             for turn in 0..2 {
                 let (mut d, mut m) = ([0.0; ROWS], [0.0; ROWS]);
                 for l in 0..ROWS {
@@ -600,8 +611,8 @@ impl<'a, L: Levels> InOrder<'a, L> {
     }
 }
 
-/// Parts of the range that the levels span: what lies beyond is cut, what lies within is finer.
-const SHRINKS: [f32; 8] = [1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.75, 0.7];
+/// Parts of the range that the levels span: what lies beyond is cut, what lies within is finer. The likeliest first.
+const SHRINKS: [f32; 8] = [0.96, 0.88, 1.0, 0.8, 0.92, 0.84, 0.75, 0.7];
 
 #[cfg(test)]
 mod tests {
@@ -689,7 +700,7 @@ mod tests {
         let (h, factor) = (hessian(n_cols), factor(n_cols));
         let weights = weights(40, n_cols);
         for dtype in [DType::Q4_0, DType::Q5_1, DType::IQ4_NL] {
-            let effort = Effort { n_sweeps: 0 };
+            let effort = Effort { n_sweeps: 0, ..Effort::default() };
             let rounded = round(&mut Pool::new(2), Isa::best(), dtype, &weights, &factor, effort);
             let values = values(dtype, &rounded, weights.len());
             let row_bytes = dtype.row_bytes(n_cols).unwrap();
@@ -736,7 +747,7 @@ mod tests {
         let pool = &mut Pool::new(2);
         for dtype in FORMATS {
             let mut rounded = |factor: &Factor, n_sweeps| {
-                round(pool, Isa::best(), dtype, &weights, factor, Effort { n_sweeps })
+                round(pool, Isa::best(), dtype, &weights, factor, Effort { n_sweeps, ..Effort::default() })
             };
             let (plain, ordered, swept) = (rounded(&identity, 0), rounded(&factor, 0), rounded(&factor, 4));
             let loss =
@@ -764,6 +775,16 @@ mod tests {
                 .collect();
             assert!(results.iter().all(|bytes| *bytes == results[0]), "{dtype}");
         }
+    }
+
+    #[test]
+    fn each_bit_more_makes_the_error_smaller() {
+        let n_cols = 160;
+        let (factor, weights) = (factor(n_cols), weights(64, n_cols));
+        let loss =
+            |dtype| round(&mut Pool::new(2), Isa::best(), dtype, &weights, &factor, Effort::QUICK).loss;
+        let losses = [DType::Q4_0, DType::Q5_0, DType::Q8_0].map(loss);
+        assert!(losses[0] > 2.5 * losses[1] && losses[1] > 30.0 * losses[2], "{losses:?}");
     }
 
     #[test]

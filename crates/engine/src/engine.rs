@@ -81,12 +81,9 @@ impl Precision {
         let all = |form| Forms { qkv: form, o: form, gate_up: form, down: form, output: form };
         match self {
             Precision::Fast => all(Form::Int8),
-            Precision::Balanced => Forms {
-                qkv: Form::Peak,
-                gate_up: Form::Peak,
-                output: Form::Int16,
-                ..all(Form::Int8)
-            },
+            Precision::Balanced => {
+                Forms { qkv: Form::Peak, gate_up: Form::Peak, output: Form::Int16, ..all(Form::Int8) }
+            }
             Precision::Exact => all(Form::Int16),
         }
     }

@@ -625,7 +625,8 @@ impl ChunkKernel<'_> {
         for row in row..row + R {
             let visible = self.visible(row);
             let scores = &mut self.scores[row * CHUNK..][seen.clone()];
-            let visible = visible.start.max(seen.start) - seen.start..visible.end.max(seen.start) - seen.start;
+            let visible =
+                visible.start.max(seen.start) - seen.start..visible.end.max(seen.start) - seen.start;
             let state = &mut self.state[row * row_len..][..2];
             (state[0], state[1]) = softmax(s, scores, visible);
         }

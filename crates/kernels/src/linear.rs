@@ -584,7 +584,8 @@ impl<F: Format> PackedTiles<'_, F> {
                     let out = out.as_mut_ptr().cast();
                     let (codes, scales) = &block;
                     let y = [s.load(out)];
-                    let [mut y] = dot_block::<S, F, 1, 1>(s, codes, &scales.d, peak.codes.as_ptr(), &[peak.meta], y);
+                    let [mut y] =
+                        dot_block::<S, F, 1, 1>(s, codes, &scales.d, peak.codes.as_ptr(), &[peak.meta], y);
                     if F::SHAPE.has_min {
                         y = add_minima::<S, F>(s, &scales.m, &peak.meta, y);
                     }

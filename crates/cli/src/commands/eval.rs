@@ -3,16 +3,20 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use edgeward_compress::certificate::{self, Certificate, Check};
+use edgeward_compress::compress::Step;
 use edgeward_compress::eval::{DivergenceSummary, TextScores, Windows, score_window};
 use edgeward_compress::tasks::{Task, TaskScores, TaskSummary};
 use edgeward_engine::{CancelToken, Engine};
+use edgeward_model::Model;
 use serde::{Deserialize, Serialize};
 
 use crate::Outcome;
 use crate::engine_args::{self, EngineArgs};
 use crate::output::{self, Align, Table, print_line};
-use crate::resume::{Resume, fingerprint};
+use crate::resume::{Resume, fingerprint, sha256_of};
 use crate::store::{Progress, Verbosity};
 
 /// Measure how good a model is: perplexity, distance from its teacher, and scores of tasks
@@ -21,6 +25,7 @@ use crate::store::{Progress, Verbosity};
 Examples:
   edgeward eval small.gguf --vs teacher.gguf --text wiki.test.txt
   edgeward eval smollm2-135m --text wiki.test.txt --limit 60000 --json
+  edgeward eval small.gguf --verify --vs teacher.gguf --text wiki.valid.txt
   edgeward eval smollm2-135m --tasks piqa/valid.jsonl,arc_easy.jsonl --examples 500
 
 A task is a file of JSON lines with the keys goal, sol1, sol2 and label (PIQA; labels may be in FILE-labels.lst beside
@@ -36,6 +41,9 @@ pub struct Args {
     /// A text to predict
     #[arg(long, value_name = "FILE", required_unless_present = "tasks")]
     text: Option<PathBuf>,
+    /// Measure again what the model's certificate says, with the teacher and the calibration text that it names
+    #[arg(long, requires = "vs", conflicts_with_all = ["limit", "tasks"])]
+    verify: bool,
     /// Only the first so many bytes of the text
     #[arg(long, value_name = "BYTES", requires = "text")]
     limit: Option<usize>,
@@ -102,6 +110,12 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     let open = |name: &String, progress: &mut Progress| engine_args::open(name, progress);
     let models = args.models.iter().map(|name| open(name, &mut progress)).collect::<Result<Vec<_>, _>>()?;
     let teacher = args.vs.as_ref().map(|name| open(name, &mut progress)).transpose()?;
+    if let (true, Some(teacher), Some(text), Some(path)) = (args.verify, &teacher, &text, &args.text) {
+        for model in &models {
+            verify(args, model, teacher, text, path, &mut progress)?;
+        }
+        return Ok(());
+    }
     // Models of one teacher have its tokenizer.
     let tokenizer = models[0].tokenizer()?;
     let windows =
@@ -154,6 +168,76 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     }
     print(&reports)?;
     Ok(())
+}
+
+#[derive(Serialize)]
+struct Verification {
+    holds: bool,
+    claimed: Check,
+    measured: Check,
+}
+
+/// Measures what the certificate says anew, and says whether it holds.
+fn verify(
+    args: &Args,
+    model: &Arc<Model>,
+    teacher: &Arc<Model>,
+    text: &str,
+    text_path: &Path,
+    progress: &mut Progress,
+) -> Outcome {
+    let shown = model.path().display();
+    let certificate = model.gguf().and_then(Certificate::of).ok_or_else(|| {
+        format!("{shown} has no certificate that can be read: only files of `edgeward compress` have one")
+    })?;
+    for (what, path, claimed) in
+        [("teacher", teacher.path(), &certificate.teacher), ("text", text_path, &certificate.calibration)]
+    {
+        let sha256 =
+            sha256_of(path).map_err(|error| format!("could not read {}: {error}", path.display()))?;
+        if sha256 != claimed.sha256 {
+            return Err(format!(
+                "{} is not the {what} of the certificate, {} with SHA-256 {}: give that one",
+                path.display(),
+                claimed.name,
+                claimed.sha256
+            )
+            .into());
+        }
+    }
+    if certificate.window_len < 4 {
+        return Err(
+            format!("the certificate of {shown} is damaged: it tells of windows too short to score").into()
+        );
+    }
+    let windows = Windows::new(&teacher.tokenizer()?, text, certificate.window_len)?;
+    let (_, windows, is_held_out) = certificate::split(&windows, certificate.n_calibration_windows);
+    let mut result = args.engine.engine(model, progress)?;
+    let mut teacher = args.engine.engine(teacher, progress)?;
+    progress.start_steps("measuring again", 0, windows.len());
+    let mut watch = |step: Step| progress.set(step.n_done);
+    let measured =
+        Check::measure(&mut result, &mut teacher, (&windows, is_held_out), &CancelToken::new(), &mut watch)?;
+    progress.finish();
+    let claimed = certificate.check;
+    let holds = measured.confirms(&claimed);
+    if args.json {
+        output::print_json(&Verification { holds, claimed, measured })?;
+    } else {
+        print_line(&format!(
+            "KL divergence {:.4}, claimed {:.4}; perplexity {:.3}, claimed {:.3}: {}",
+            measured.kl_divergence,
+            claimed.kl_divergence,
+            measured.perplexity,
+            claimed.perplexity,
+            if holds { "the certificate holds" } else { "the certificate does not hold" }
+        ))?;
+    }
+    if holds {
+        Ok(())
+    } else {
+        Err(format!("the certificate of {shown} does not hold: do not trust the file").into())
+    }
 }
 
 /// The file as text, or its first `limit` bytes, less what is left of a character cut in two.
