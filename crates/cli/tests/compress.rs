@@ -172,18 +172,18 @@ fn sizes_are_kept_and_share_measurements() {
             "--json",
         ])
     };
-    let reports = json(&compress("110KB,130000").success());
+    let reports = json(&compress("80KB,95000").success());
     let field = |i: usize, name: &str| reports[i][name].as_f64().unwrap();
-    for (i, budget, name) in [(0, 110_000.0, "x-110KB.gguf"), (1, 130_000.0, "x-130000.gguf")] {
+    for (i, budget, name) in [(0, 80_000.0, "x-80KB.gguf"), (1, 95_000.0, "x-95000.gguf")] {
         let size = fs::metadata(sandbox.path("home").join(name)).unwrap().len() as f64;
         assert_eq!(size, field(i, "size_bytes"));
-        assert!(size <= budget && size > 0.8 * budget, "{name}: {size}");
+        assert!(size <= budget && size > 0.7 * budget, "{name}: {size}");
     }
     for figure in ["kl_divergence", "expected_kl"] {
         assert!(field(0, figure) > field(1, figure) && field(1, figure) > 0.0, "{figure}: {reports}");
     }
     // Measured before: only the rounding is left to do.
-    let again = compress("130000");
+    let again = compress("95000");
     assert_eq!(json(&again.success())[0]["kl_divergence"], reports[1]["kl_divergence"]);
     let refused = compress("50KB");
     assert!(

@@ -78,10 +78,8 @@ pub fn largest_bytes(measured: &[Measured]) -> u64 {
     measured.iter().filter_map(|t| t.choices.iter().map(|choice| choice.size_bytes).max()).sum()
 }
 
-/// The assignment of least loss whose matrices take at most `budget_bytes`; `None` if there is none.
-///
-/// # Panics
-/// If `measured` is of another model.
+/// The assignment of least loss whose matrices take at most `budget_bytes`; `None` if there is none, or `measured` is of
+/// another model.
 pub fn solve(model: &Model, measured: &[Measured], budget_bytes: u64) -> Option<Solution> {
     let groups: Vec<Vec<Item>> = measured
         .iter()
@@ -95,8 +93,7 @@ pub fn solve(model: &Model, measured: &[Measured], budget_bytes: u64) -> Option<
     let mut solution = Solution { assignment: Assignment::default(), losses: BTreeMap::new() };
     for (tensor, idx) in measured.iter().zip(taken) {
         let choice = &tensor.choices[idx];
-        let dtype = dtype_of(&choice.dtype).expect("choices have types that there are");
-        solution.assignment.0.insert(slots[&tensor.tensor[..]], dtype);
+        solution.assignment.0.insert(*slots.get(&tensor.tensor[..])?, dtype_of(&choice.dtype)?);
         solution.losses.insert(tensor.tensor.clone(), choice.loss);
     }
     Some(solution)
