@@ -1,6 +1,7 @@
 //! Chores of the repository, so that there are no loose shell scripts: `cargo xtask CHORE`.
 //!
 //! - `check`: formatting, clippy, the arrows between our crates, where `unsafe` is, the dependencies' licences.
+//! - `make-teacher`: runs the example of that name in `crates/compress`.
 //! - `test`: `check`, then the models that tests need, then all tests. The README's test command, and CI's.
 //! - `test-arm`: what runs on 64-bit Arm, in an emulator; see `arm.rs`.
 #![forbid(unsafe_code)]
@@ -21,7 +22,9 @@ usage: cargo xtask CHORE
 
   check      rustfmt, clippy, arrows between crates, places of `unsafe`, licences of dependencies
   test       check, fetch the models that tests need, and run all tests
-  test-arm   build for 64-bit Arm; test kernels and engine, and ask a question, on three emulated processors";
+  test-arm   build for 64-bit Arm; test kernels and engine, and ask a question, on three emulated processors
+  make-teacher MODEL.gguf OUT.gguf
+             a float model to test compression with, of a quantised one";
 
 /// Models that tests run on. Each test finds its model's path in `EDGEWARD_TEST_<NAME>`, see CONTRIBUTING.md.
 const TEST_MODELS: [&str; 2] = ["smollm2-135m", "gemma3-270m"];
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
     let outcome = match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["check"] => check(),
         ["test"] => test(),
+        ["make-teacher", source, path] => make_teacher(source, path),
         ["test-arm"] => arm::test(),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
@@ -80,6 +84,18 @@ fn pull(model: &str) -> Result<String, String> {
     let path = output(&mut cargo(&["run", "--quiet", "--package", "edgeward", "--", "pull", model]))
         .map_err(|error| format!("tests need the model {model}, and it could not be pulled: {error}"))?;
     Ok(path.trim_end().to_owned())
+}
+
+/// Paths are meant from where the chore was called.
+fn make_teacher(source: &str, path: &str) -> Outcome {
+    let here =
+        std::env::current_dir().map_err(|error| format!("the current folder is not to be found: {error}"))?;
+    let paths = [source, path].map(|path| here.join(path).display().to_string());
+    let run_example =
+        ["run", "--release", "--package", "edgeward-compress", "--example", "make_teacher", "--"];
+    let mut command = cargo(&run_example);
+    command.args(paths);
+    run(&mut command)
 }
 
 /// `smollm2-135m` -> `EDGEWARD_TEST_SMOLLM2_135M`.

@@ -9,6 +9,7 @@ mod conversation;
 mod device;
 mod engine_args;
 mod output;
+mod resume;
 mod speed_limit;
 mod store;
 
@@ -17,7 +18,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{bench, completions, inspect, models, net, perplexity, probe, pull, rm, run, tokenize};
+use commands::{
+    bench, completions, compress, eval, inspect, models, net, perplexity, probe, pull, rm, run, tokenize,
+};
 use store::Verbosity;
 
 /// What a command gives: nothing, or an error that is shown with its causes.
@@ -56,6 +59,8 @@ enum Command {
     Inspect(inspect::Args),
     Tokenize(tokenize::Args),
     Perplexity(perplexity::Args),
+    Eval(eval::Args),
+    Compress(compress::Args),
     Bench(bench::Args),
     Probe(probe::Args),
     Net(net::Args),
@@ -73,6 +78,8 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args, verbosity),
         Command::Tokenize(args) => tokenize::run(&args, verbosity),
         Command::Perplexity(args) => perplexity::run(&args, verbosity),
+        Command::Eval(args) => eval::run(&args, verbosity),
+        Command::Compress(args) => compress::run(&args, verbosity),
         Command::Bench(args) => bench::run(&args, verbosity),
         Command::Probe(args) => probe::run(&args, verbosity),
         Command::Net(args) => net::run(&args, verbosity),

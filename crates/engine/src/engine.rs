@@ -20,9 +20,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use edgeward_kernels::attention::{self, Heads, Plan, Prepare, Scratch, Segment};
 use edgeward_kernels::kv::{KvPages, KvShape, KvType};
 use edgeward_kernels::math::{self, rms_norm};
-use edgeward_kernels::{Activations, Form, Isa, Linear, Mode, Pool, gated_linear, linear};
+use edgeward_kernels::{Activations, Form, Isa, Linear, Matrix, Mode, Pool, gated_linear, linear};
 use edgeward_model::Model;
 use edgeward_model::config::{Activation, Config, RopeLayout};
+use edgeward_model::tensor::Slot;
 
 use crate::error::Error;
 use crate::rope::RopeTable;
@@ -364,6 +365,130 @@ impl Engine {
         Ok(())
     }
 
+    /// The residual stream before the first layer, `[tokens.len(), hidden_dim]`: the beginning of a computation layer
+    /// by layer, which [`Engine::run_layer`] goes on with and [`Engine::logits`] ends.
+    ///
+    /// # Errors
+    /// If a token is beyond the vocabulary.
+    pub fn embed(&self, tokens: &[u32]) -> Result<Vec<f32>, Error> {
+        let vocab_size = self.config.vocab_size;
+        if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocab_size) {
+            return Err(Error::TokenOutOfRange { token, vocab_size });
+        }
+        let mut x = vec![0.0; tokens.len() * self.config.hidden_dim];
+        embed(&self.weights, &self.config, tokens.iter(), &mut x);
+        Ok(x)
+    }
+
+    /// Runs one layer over a whole sequence, from its first token on, in place on the residual stream `x`,
+    /// `[n_tokens, hidden_dim]`. `observe` sees the inputs of the layer's matrices, row after row.
+    ///
+    /// Whoever goes layer by layer over many sequences needs the memory of one layer and not of the model, and may
+    /// change the weights in between ([`Engine::set_matrix`]).
+    ///
+    /// # Errors
+    /// If there is no such layer, the sequence is longer than the context, or the result is not a number.
+    pub fn run_layer(
+        &mut self,
+        layer_idx: usize,
+        x: &mut Vec<f32>,
+        observe: &mut dyn FnMut(MatrixInput, &[f32]),
+    ) -> Result<(), Error> {
+        let hidden_dim = self.config.hidden_dim;
+        let n_tokens = x.len() / hidden_dim;
+        let Some(layer) = self.weights.layers.get(layer_idx) else {
+            let n_layers = self.config.n_layers;
+            return Err(Error::BadOption(format!(
+                "the model has {n_layers} layers, and none is {layer_idx}"
+            )));
+        };
+        if n_tokens == 0 || !x.len().is_multiple_of(hidden_dim) {
+            return Err(Error::NoTokens);
+        }
+        if n_tokens > self.context_len {
+            return Err(Error::ContextFull { needed: n_tokens, context_len: self.context_len });
+        }
+        let b = &mut self.buffers;
+        std::mem::swap(&mut b.x, x);
+        let shape = KvShape { n_layers: 1, ..self.kv_shape };
+        let mut sequence = Sequence::new(shape);
+        sequence.reserve(n_tokens, &mut KvPages::new(shape));
+        b.angles.clear();
+        b.angles_local.clear();
+        self.rope.extend(0..n_tokens, &mut b.angles);
+        if self.config.sliding_window.is_some() {
+            self.rope_local.extend(0..n_tokens, &mut b.angles_local);
+        }
+        let mut segments = [sequence.segment(n_tokens)];
+        let plans = Plans::new(&self.config, &segments, self.pool.n_threads());
+        let mut pass = LayerPass {
+            config: &self.config,
+            pool: &mut self.pool,
+            isa: self.isa,
+            forms: self.forms,
+            layer_idx,
+            kv_layer_idx: 0,
+            layer,
+            n_tokens,
+            plans: &plans,
+            buffers: b,
+            observe: Some(observe),
+        };
+        pass.attention(&mut segments);
+        pass.feed_forward();
+        std::mem::swap(&mut b.x, x);
+        if x.iter().all(|x| x.is_finite()) { Ok(()) } else { Err(Error::NotFinite) }
+    }
+
+    /// The input of the output matrix for rows of the residual stream after the last layer: `rms_norm(x)`.
+    pub fn output_input(&self, x: &[f32]) -> Vec<f32> {
+        let Config { hidden_dim, rms_norm_eps, .. } = self.config;
+        let mut normed = vec![0.0; x.len()];
+        for (row, normed) in x.chunks_exact(hidden_dim).zip(normed.chunks_exact_mut(hidden_dim)) {
+            rms_norm(self.isa, row, &self.weights.output_norm, rms_norm_eps, normed);
+        }
+        normed
+    }
+
+    /// Logits of rows of the residual stream after the last layer, `[n, hidden_dim]`.
+    ///
+    /// # Errors
+    /// If the result is not a number.
+    pub fn logits(&mut self, x: &[f32]) -> Result<Logits, Error> {
+        self.buffers.x.clear();
+        self.buffers.x.extend_from_slice(x);
+        let rows: Vec<usize> = (0..x.len() / self.config.hidden_dim).collect();
+        self.logits_of(&rows)
+    }
+
+    /// The matrix of a slot; none for vectors, and for the output where the embedding serves for it.
+    pub fn matrix(&self, slot: Slot) -> Option<&Matrix> {
+        self.weights.matrix(slot)
+    }
+
+    /// Puts another matrix in the place of a slot's: what would this model be with these weights? Sequences computed
+    /// so far keep what they hold. Where embedding and output are tied, both change.
+    ///
+    /// # Errors
+    /// If the slot has no matrix, or one of another shape.
+    pub fn set_matrix(&mut self, slot: Slot, matrix: Matrix) -> Result<(), Error> {
+        let old = self.weights.matrix(slot).ok_or(Error::MissingTensor(slot))?;
+        let (found, expected) = ((matrix.n_rows(), matrix.n_cols()), (old.n_rows(), old.n_cols()));
+        if found != expected {
+            return Err(Error::BadOption(format!(
+                "a matrix of {} x {} does not fit {slot:?}, which is {} x {}",
+                found.0, found.1, expected.0, expected.1
+            )));
+        }
+        self.weights.set_matrix(slot, matrix);
+        Ok(())
+    }
+
+    /// The threads, for other work between two computations.
+    pub fn pool(&mut self) -> &mut Pool {
+        &mut self.pool
+    }
+
     /// Runs all layers over a batch; leaves the residual stream of its tokens in `buffers.x`.
     fn forward(&mut self, items: &mut [Item]) -> Result<(), Error> {
         let b = &mut self.buffers;
@@ -372,12 +497,7 @@ impl Engine {
 
         b.x.resize(n_tokens * hidden_dim, 0.0);
         let tokens = items.iter().flat_map(|(_, tokens)| tokens.iter());
-        for (row, &token) in b.x.chunks_exact_mut(hidden_dim).zip(tokens) {
-            self.weights.embedding.dequantize_row(token as usize, row);
-            if self.config.embed_scale != 1.0 {
-                row.iter_mut().for_each(|x| *x *= self.config.embed_scale);
-            }
-        }
+        embed(&self.weights, &self.config, tokens, &mut b.x);
 
         b.angles.clear();
         b.angles_local.clear();
@@ -393,19 +513,7 @@ impl Engine {
         {
             let mut segments: Vec<Segment> =
                 items.iter_mut().map(|(sequence, tokens)| sequence.segment(tokens.len())).collect();
-            let heads = |window_len| Heads {
-                n_heads: self.config.n_heads,
-                n_kv_heads: self.config.n_kv_heads,
-                head_dim: self.config.head_dim,
-                window_len,
-            };
-            let window = self.config.sliding_window.as_ref();
-            let windowed = window.map(|window| heads(Some(window.window_len)));
-            let n_threads = self.pool.n_threads();
-            let plans = Plans {
-                global: (heads(None), Plan::new(heads(None), &segments, n_threads)),
-                windowed: windowed.map(|heads| (heads, Plan::new(heads, &segments, n_threads))),
-            };
+            let plans = Plans::new(&self.config, &segments, self.pool.n_threads());
             for (i, layer) in self.weights.layers.iter().enumerate() {
                 let mut pass = LayerPass {
                     config: &self.config,
@@ -413,10 +521,12 @@ impl Engine {
                     isa: self.isa,
                     forms: self.forms,
                     layer_idx: i,
+                    kv_layer_idx: i,
                     layer,
                     n_tokens,
                     plans: &plans,
                     buffers: b,
+                    observe: None,
                 };
                 pass.attention(&mut segments);
                 pass.feed_forward();
@@ -456,12 +566,50 @@ struct Plans {
     windowed: Option<(Heads, Plan)>,
 }
 
+impl Plans {
+    fn new(config: &Config, segments: &[Segment], n_threads: usize) -> Plans {
+        let Config { n_heads, n_kv_heads, head_dim, .. } = *config;
+        let heads = |window_len| Heads { n_heads, n_kv_heads, head_dim, window_len };
+        let windowed = config.sliding_window.as_ref().map(|window| heads(Some(window.window_len)));
+        Plans {
+            global: (heads(None), Plan::new(heads(None), segments, n_threads)),
+            windowed: windowed.map(|heads| (heads, Plan::new(heads, segments, n_threads))),
+        }
+    }
+}
+
+/// Rows of the embedding into the rows of `x`.
+fn embed<'a>(weights: &Weights, config: &Config, tokens: impl Iterator<Item = &'a u32>, x: &mut [f32]) {
+    for (row, &token) in x.chunks_exact_mut(config.hidden_dim).zip(tokens) {
+        weights.embedding.dequantize_row(token as usize, row);
+        if config.embed_scale != 1.0 {
+            row.iter_mut().for_each(|x| *x *= config.embed_scale);
+        }
+    }
+}
+
+/// An input that matrices of one layer have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum MatrixInput {
+    /// Of the query, key and value projections, `hidden_dim` wide.
+    Qkv,
+    /// Of attention's output projection, `n_heads * head_dim` wide.
+    O,
+    /// Of the gate and up projections, `hidden_dim` wide.
+    GateUp,
+    /// Of the down projection, `ffn_dim` wide.
+    Down,
+}
+
 /// The two branches of a transformer block.
 #[derive(Clone, Copy)]
 enum Branch {
     Attention,
     FeedForward,
 }
+
+/// Sees the inputs of a layer's matrices.
+type Observer<'a> = &'a mut dyn FnMut(MatrixInput, &[f32]);
 
 /// One layer's part of the forward pass.
 struct LayerPass<'a> {
@@ -470,21 +618,27 @@ struct LayerPass<'a> {
     isa: Isa,
     forms: Forms,
     layer_idx: usize,
+    /// Where in the sequences' pages this layer's keys and values are.
+    kv_layer_idx: usize,
     layer: &'a Layer,
     n_tokens: usize,
     plans: &'a Plans,
     buffers: &'a mut Buffers,
+    observe: Option<Observer<'a>>,
 }
 
 impl LayerPass<'_> {
     /// x += o(attention(rms_norm(x)))
     fn attention(&mut self, segments: &mut [Segment]) {
-        let LayerPass { config, layer, isa, forms, layer_idx, .. } = *self;
+        let LayerPass { config, layer, isa, forms, layer_idx, kv_layer_idx, .. } = *self;
         let is_windowed = config.is_windowed(layer_idx);
         let windowed = self.plans.windowed.as_ref().filter(|_| is_windowed);
         let &(heads, ref plan) = windowed.unwrap_or(&self.plans.global);
         self.norm_input(&layer.attn_norm, form_for(&[&layer.q, &layer.k, &layer.v], forms.qkv));
         let b = &mut *self.buffers;
+        if let Some(observe) = &mut self.observe {
+            observe(MatrixInput::Qkv, b.normed.rows());
+        }
         b.qkv.resize(self.n_tokens * heads.row_len(), 0.0);
         linear(self.pool, isa, &[&layer.q, &layer.k, &layer.v], &b.normed, Mode::Store, &mut b.qkv);
         let prepare = Prepare {
@@ -494,9 +648,12 @@ impl LayerPass<'_> {
             scale: config.attn_scale,
         };
         attention::prepare(self.pool, isa, heads, prepare, &mut b.qkv);
-        attention::store(self.pool, isa, layer_idx, heads, &b.qkv, segments);
+        attention::store(self.pool, isa, kv_layer_idx, heads, &b.qkv, segments);
         let out = (form_for(&[&layer.o], forms.o), &mut b.attn);
-        attention::attend(self.pool, isa, layer_idx, &b.qkv, (plan, segments), out, &mut b.scratch);
+        attention::attend(self.pool, isa, kv_layer_idx, &b.qkv, (plan, segments), out, &mut b.scratch);
+        if let Some(observe) = &mut self.observe {
+            observe(MatrixInput::O, b.attn.rows());
+        }
         self.add_branch(Branch::Attention);
     }
 
@@ -509,8 +666,14 @@ impl LayerPass<'_> {
         };
         self.norm_input(&layer.ffn_norm, form_for(&[&layer.gate, &layer.up], forms.gate_up));
         let b = &mut *self.buffers;
+        if let Some(observe) = &mut self.observe {
+            observe(MatrixInput::GateUp, b.normed.rows());
+        }
         let form = form_for(&[&layer.down], forms.down);
         gated_linear(self.pool, isa, (&layer.gate, &layer.up), activation, &b.normed, form, &mut b.ffn);
+        if let Some(observe) = &mut self.observe {
+            observe(MatrixInput::Down, b.ffn.rows());
+        }
         self.add_branch(Branch::FeedForward);
     }
 

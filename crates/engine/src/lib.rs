@@ -4,6 +4,8 @@
 //! - A [`Sequence`] is what has been computed for one run of tokens; sequences with the same beginning share it.
 //! - [`Engine::prefill`] appends many tokens to one sequence, [`Engine::decode`] one token to each of many,
 //!   [`Engine::score`] gives the logits of every position.
+//! - [`Engine::embed`], [`Engine::run_layer`] and [`Engine::logits`] are the same pass layer by layer, for whoever
+//!   watches the inputs of matrices or changes weights in between.
 //! - A [`Sampler`] chooses tokens from logits; a [`Generator`] does all of it until a stop.
 //!
 //! Logits depend on a sequence's tokens alone: neither on how they were cut into calls, nor on the other sequences
@@ -21,7 +23,7 @@ mod weights;
 pub use edgeward_kernels::Isa;
 pub use edgeward_kernels::kv::KvType;
 
-pub use engine::{CancelToken, Engine, EngineOptions, Logits, Precision};
+pub use engine::{CancelToken, Engine, EngineOptions, Logits, MatrixInput, Precision};
 pub use error::Error;
 pub use generator::{Generator, GeneratorOptions, StopReason};
 pub use sampler::{Sampled, Sampler, SamplerOptions, log_probability, top_log_probabilities};

@@ -36,6 +36,7 @@ pub(crate) struct Weights {
     pub output_norm: Vec<f32>,
     /// Shares the embedding's memory where the two are tied.
     pub output: Linear,
+    is_tied: bool,
 }
 
 /// A tensor within its file, found anew each time it is asked for.
@@ -74,7 +75,60 @@ impl Weights {
             layers: (0..model.config().n_layers).map(|i| loader.layer(i)).collect::<Result<_, _>>()?,
             output_norm: loader.norm(Slot::OutputNorm)?,
             output: Linear { matrix: output, bias: None },
+            is_tied: model.tensor(Slot::Output).is_none(),
         })
+    }
+
+    /// The matrix of that slot; the embedding stands for the output where the two are tied.
+    pub fn matrix(&self, slot: Slot) -> Option<&Matrix> {
+        use LayerSlot::{Down, Gate, K, O, Q, Up, V};
+        let (layer_idx, slot) = match slot {
+            Slot::TokenEmbedding => return Some(&self.embedding),
+            Slot::Output => return (!self.is_tied).then_some(&self.output.matrix),
+            Slot::OutputNorm => return None,
+            Slot::Layer(layer_idx, slot) => (layer_idx, slot),
+        };
+        let layer = self.layers.get(layer_idx)?;
+        let map = match slot {
+            Q => &layer.q,
+            K => &layer.k,
+            V => &layer.v,
+            O => &layer.o,
+            Gate => &layer.gate,
+            Up => &layer.up,
+            Down => &layer.down,
+            _ => return None,
+        };
+        Some(&map.matrix)
+    }
+
+    /// Puts another matrix in the place of one that [`Weights::matrix`] finds.
+    pub fn set_matrix(&mut self, slot: Slot, matrix: Matrix) {
+        use LayerSlot::{Down, Gate, K, O, Q, Up, V};
+        match slot {
+            Slot::TokenEmbedding => {
+                if self.is_tied {
+                    self.output.matrix = matrix.clone();
+                }
+                self.embedding = matrix;
+            }
+            Slot::Output => self.output.matrix = matrix,
+            Slot::OutputNorm => {}
+            Slot::Layer(layer_idx, slot) => {
+                let layer = &mut self.layers[layer_idx];
+                let map = match slot {
+                    Q => &mut layer.q,
+                    K => &mut layer.k,
+                    V => &mut layer.v,
+                    O => &mut layer.o,
+                    Gate => &mut layer.gate,
+                    Up => &mut layer.up,
+                    Down => &mut layer.down,
+                    _ => return,
+                };
+                map.matrix = matrix;
+            }
+        }
     }
 }
 

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use edgeward_engine::{
-    CancelToken, Engine, EngineOptions, Error, Generator, GeneratorOptions, Isa, KvType, Sampler,
-    SamplerOptions, Sequence, StopReason,
+    CancelToken, Engine, EngineOptions, Error, Generator, GeneratorOptions, Isa, KvType, MatrixInput,
+    Sampler, SamplerOptions, Sequence, StopReason,
 };
+use edgeward_kernels::{DType, FloatMatrix, Matrix, SharedBytes};
 use edgeward_model::Model;
+use edgeward_model::tensor::{LayerSlot, Slot};
 
 const FAMILIES: [&str; 6] = ["llama", "llama3", "mistral", "qwen2", "qwen3", "gemma3"];
 
@@ -203,4 +205,53 @@ fn generation_stops_for_every_reason() {
     assert_eq!((&until[..], reason), (&all[..first], StopReason::StopToken(stop)));
     let (nine, reason) = run(1000, vec![], &CancelToken::new());
     assert_eq!((&nine[..], reason), (&all[..9], StopReason::Cancelled));
+}
+
+#[test]
+fn layer_by_layer_gives_the_same_logits() {
+    let ids = ids();
+    for family in FAMILIES {
+        let mut engine = engine(&tiny(&format!("{family}.gguf")), exact());
+        let mut sequence = engine.new_sequence();
+        let whole = logits(&mut engine, &mut sequence, &ids, &[ids.len()]);
+        let mut x = engine.embed(&ids).unwrap();
+        let mut seen = Vec::new();
+        for layer_idx in 0..engine.config().n_layers {
+            let n_tokens = ids.len();
+            engine
+                .run_layer(layer_idx, &mut x, &mut |input, rows| seen.push((input, rows.len() / n_tokens)))
+                .unwrap();
+        }
+        assert_eq!(engine.logits(&x).unwrap().into_vec(), whole, "{family}");
+        let config = engine.config();
+        let widths = [config.hidden_dim, config.n_heads * config.head_dim, config.hidden_dim, config.ffn_dim];
+        let inputs = [MatrixInput::Qkv, MatrixInput::O, MatrixInput::GateUp, MatrixInput::Down];
+        assert_eq!(seen[..4], std::array::from_fn::<_, 4, _>(|i| (inputs[i], widths[i])), "{family}");
+        assert_eq!(seen.len(), 4 * config.n_layers);
+        let missing = engine.run_layer(config.n_layers.max(99), &mut x, &mut |_, _| {});
+        assert!(matches!(missing, Err(Error::BadOption(_))));
+    }
+}
+
+#[test]
+fn another_matrix_in_a_place_changes_the_answer_and_can_be_taken_back() {
+    let ids = ids();
+    let mut engine = engine(&tiny("llama.gguf"), exact());
+    let answer = |engine: &mut Engine| {
+        let mut sequence = engine.new_sequence();
+        engine.prefill(&mut sequence, &ids, &CancelToken::new()).unwrap()
+    };
+    let before = answer(&mut engine);
+    let slot = Slot::Layer(0, LayerSlot::Up);
+    let old = engine.matrix(slot).unwrap().clone();
+    let zeros: SharedBytes = Arc::new(vec![0u8; 4 * old.n_rows() * old.n_cols()]);
+    let zeros = FloatMatrix::new(DType::F32, old.n_rows(), old.n_cols(), zeros).unwrap();
+    engine.set_matrix(slot, Matrix::Float(zeros.clone())).unwrap();
+    assert_ne!(answer(&mut engine), before);
+    engine.set_matrix(slot, old).unwrap();
+    assert_eq!(answer(&mut engine), before);
+    let wrong = engine.set_matrix(Slot::TokenEmbedding, Matrix::Float(zeros.clone()));
+    assert!(matches!(wrong, Err(Error::BadOption(_))));
+    let none = engine.set_matrix(Slot::Layer(0, LayerSlot::AttnNorm), Matrix::Float(zeros));
+    assert!(matches!(none, Err(Error::MissingTensor(_))));
 }

@@ -8,9 +8,8 @@ use half::{bf16, f16};
 
 use crate::dtype::DType;
 
-/// The sixteen values of the IQ4 types.
-pub(crate) const IQ4_VALUES: [i8; 16] =
-    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+/// The sixteen values of the IQ4 types, ascending.
+pub const IQ4_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// Sub-blocks of 32 weights in the longest block.
 const MAX_SUB_BLOCKS: usize = 8;
@@ -24,8 +23,8 @@ const MAX_SUB_BLOCKS: usize = 8;
 ///
 /// with `code` the `i % 4`th byte of `codes[s][i / 4]`; for the IQ4 types [`IQ4_VALUES`]`[code]` stands for
 /// `code - zero`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Block {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
     /// For each sub-block, 32 codes, four to a little-endian word.
     pub codes: [[u32; 8]; MAX_SUB_BLOCKS],
     /// Scale, IEEE half.
@@ -40,7 +39,7 @@ pub(crate) struct Block {
 
 /// The fixed properties of a quantised type in terms of [`Block`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Shape {
+pub struct Shape {
     /// Bits of a code.
     pub bits: u32,
     /// Subtracted from a code: 0, or a power of two.
@@ -57,7 +56,7 @@ pub(crate) struct Shape {
 ///
 /// # Panics
 /// For a plain float type.
-pub(crate) const fn shape(dtype: DType) -> Shape {
+pub const fn shape(dtype: DType) -> Shape {
     const fn new(bits: u32, zero: i32, is_table: bool, has_min: bool, group_len: usize) -> Shape {
         Shape { bits, zero, is_table, has_min, group_len }
     }
@@ -114,12 +113,167 @@ fn unpack_scales_mins(packed: &[u8], scales: &mut [i8; 16], mins: &mut [u8; 16])
     }
 }
 
+/// Inverse of [`split_nibbles`].
+fn join_nibbles(codes: &[u32; 8], qs: &mut [u8]) {
+    for i in 0..4 {
+        let word = codes[i] & LOW_4 | (codes[i + 4] & LOW_4) << 4;
+        qs[4 * i..4 * i + 4].copy_from_slice(&word.to_le_bytes());
+    }
+}
+
+/// Bit `bit` of each of the 32 codes.
+fn gather_bits(codes: &[u32; 8], bit: u32) -> u32 {
+    let mut bits = 0;
+    for (i, word) in codes.iter().enumerate() {
+        for (j, code) in word.to_le_bytes().into_iter().enumerate() {
+            bits |= u32::from(code >> bit & 1) << (4 * i + j);
+        }
+    }
+    bits
+}
+
+/// Ors `word`, shifted, into the `idx`th word of `bytes`.
+fn or_word(bytes: &mut [u8], idx: usize, word: u32) {
+    for (byte, more) in bytes[4 * idx..4 * idx + 4].iter_mut().zip(word.to_le_bytes()) {
+        *byte |= more;
+    }
+}
+
+/// Inverse of [`unpack_scales_mins`].
+fn pack_scales_mins(scales: &[i8; 16], mins: &[u8; 16], packed: &mut [u8]) {
+    for i in 0..4 {
+        let (scale, min) = (scales[i + 4] as u8, mins[i + 4]);
+        packed[i] = scales[i] as u8 & 63 | scale >> 4 << 6;
+        packed[i + 4] = mins[i] & 63 | min >> 4 << 6;
+        packed[i + 8] = scale & 15 | min << 4;
+    }
+}
+
 impl Block {
+    /// A block of zeros.
+    pub const ZERO: Block = Block { codes: [[0; 8]; 8], d: 0, m: 0, scales: [0; 16], mins: [0; 16] };
+
+    /// Code of weight `i` of the block.
+    pub fn code(&self, i: usize) -> u8 {
+        self.codes[i / 32][i % 32 / 4].to_le_bytes()[i % 4]
+    }
+
+    /// Sets the code of weight `i`, which must be zero so far.
+    pub fn put_code(&mut self, i: usize, code: u8) {
+        self.codes[i / 32][i % 32 / 4] |= u32::from(code) << (8 * (i % 4));
+    }
+
+    /// Puts a block of `dtype` together: the inverse of [`Block::parse`]. Bits that the type has no room for are lost.
+    ///
+    /// # Panics
+    /// If `out` is not `block_bytes` long, or the type is a plain float.
+    pub fn write(&self, dtype: DType, out: &mut [u8]) {
+        assert_eq!(out.len(), dtype.block_bytes(), "the bytes of one block");
+        out.fill(0);
+        let (d, m) = (self.d.to_le_bytes(), self.m.to_le_bytes());
+        match dtype {
+            DType::Q4_0 | DType::IQ4_NL => {
+                out[..2].copy_from_slice(&d);
+                join_nibbles(&self.codes[0], &mut out[2..]);
+            }
+            DType::Q4_1 => {
+                out[..2].copy_from_slice(&d);
+                out[2..4].copy_from_slice(&m);
+                join_nibbles(&self.codes[0], &mut out[4..]);
+            }
+            DType::Q5_0 | DType::Q5_1 => {
+                out[..2].copy_from_slice(&d);
+                let at = if dtype == DType::Q5_0 { 2 } else { 4 };
+                if dtype == DType::Q5_1 {
+                    out[2..4].copy_from_slice(&m);
+                }
+                out[at..at + 4].copy_from_slice(&gather_bits(&self.codes[0], 4).to_le_bytes());
+                join_nibbles(&self.codes[0], &mut out[at + 4..]);
+            }
+            DType::Q8_0 => {
+                out[..2].copy_from_slice(&d);
+                for i in 0..8 {
+                    or_word(&mut out[2..], i, self.codes[0][i] ^ 0x8080_8080);
+                }
+            }
+            DType::Q2_K => {
+                out[80..82].copy_from_slice(&d);
+                out[82..84].copy_from_slice(&m);
+                for i in 0..16 {
+                    out[i] = self.scales[i] as u8 & 15 | self.mins[i] << 4;
+                }
+                for s in 0..8 {
+                    for i in 0..8 {
+                        let low = (self.codes[s][i] & LOW_2) << (2 * (s % 4));
+                        or_word(&mut out[16 + 32 * (s / 4)..], i, low);
+                    }
+                }
+            }
+            DType::Q3_K => {
+                out[108..110].copy_from_slice(&d);
+                for i in 0..16 {
+                    let scale = (self.scales[i] + 32) as u8;
+                    out[96 + i % 8] |= (scale & 15) << (4 * (i / 8));
+                    out[104 + i % 4] |= (scale >> 4 & 3) << (2 * (i / 4));
+                }
+                for s in 0..8 {
+                    for i in 0..8 {
+                        let low = (self.codes[s][i] & LOW_2) << (2 * (s % 4));
+                        or_word(&mut out[32 + 32 * (s / 4)..], i, low);
+                        or_word(out, i, (self.codes[s][i] >> 2 & LOW_1) << s);
+                    }
+                }
+            }
+            DType::Q4_K | DType::Q5_K => {
+                out[..2].copy_from_slice(&d);
+                out[2..4].copy_from_slice(&m);
+                pack_scales_mins(&self.scales, &self.mins, &mut out[4..16]);
+                let at = if dtype == DType::Q4_K { 16 } else { 48 };
+                for s in 0..8 {
+                    for i in 0..8 {
+                        let low = (self.codes[s][i] & LOW_4) << (4 * (s % 2));
+                        or_word(&mut out[at + 32 * (s / 2)..], i, low);
+                        if dtype == DType::Q5_K {
+                            or_word(&mut out[16..], i, (self.codes[s][i] >> 4 & LOW_1) << s);
+                        }
+                    }
+                }
+            }
+            DType::Q6_K => {
+                out[208..210].copy_from_slice(&d);
+                for i in 0..16 {
+                    out[192 + i] = self.scales[i] as u8;
+                }
+                for s in 0..8 {
+                    for i in 0..8 {
+                        let code = self.codes[s][i];
+                        let low = (code & LOW_4) << (4 * (s % 4 / 2));
+                        or_word(&mut out[64 * (s / 4) + 32 * (s % 2)..], i, low);
+                        let high = (code >> 4 & LOW_2) << (2 * (s % 4));
+                        or_word(&mut out[128 + 32 * (s / 4)..], i, high);
+                    }
+                }
+            }
+            DType::IQ4_XS => {
+                out[..2].copy_from_slice(&d);
+                let mut high = 0u16;
+                for s in 0..8 {
+                    let scale = (self.scales[s] + 32) as u8;
+                    out[4 + s / 2] |= (scale & 15) << (4 * (s % 2));
+                    high |= u16::from(scale >> 4 & 3) << (2 * s);
+                    join_nibbles(&self.codes[s], &mut out[8 + 16 * s..24 + 16 * s]);
+                }
+                out[2..4].copy_from_slice(&high.to_le_bytes());
+            }
+            DType::F32 | DType::F16 | DType::BF16 => panic!("a float type has no blocks"),
+        }
+    }
+
     /// Takes one block of `dtype` apart; `bytes` are its `block_bytes`.
     #[inline(always)]
     pub fn parse(dtype: DType, bytes: &[u8]) -> Block {
         let bytes = &bytes[..dtype.block_bytes()];
-        let mut b = Block { codes: [[0; 8]; 8], d: 0, m: 0, scales: [0; 16], mins: [0; 16] };
+        let mut b = Block::ZERO;
         match dtype {
             DType::Q4_0 | DType::IQ4_NL => {
                 b.d = half_at(bytes, 0);
@@ -245,13 +399,42 @@ pub fn dequantize(dtype: DType, src: &[u8], dst: &mut [f32]) {
     }
 }
 
+/// The distance from each weight of a row, or several, to the next value that its block could hold: its local
+/// quantisation step. Zero for plain floats. For the uneven values of the IQ4 types, the mean of both distances.
+///
+/// # Panics
+/// As [`dequantize`].
+pub fn steps(dtype: DType, src: &[u8], dst: &mut [f32]) {
+    assert_eq!(Some(src.len()), dtype.row_bytes(dst.len()), "bytes do not match the weights' number");
+    if !dtype.is_quantized() {
+        return dst.fill(0.0);
+    }
+    let shape = shape(dtype);
+    let blocks = src.chunks_exact(dtype.block_bytes());
+    for (out, bytes) in dst.chunks_exact_mut(dtype.block_len()).zip(blocks) {
+        let block = Block::parse(dtype, bytes);
+        let d = f16::from_bits(block.d).to_f32();
+        for (i, step) in out.iter_mut().enumerate() {
+            let scale = i.checked_div(shape.group_len).map_or(1.0, |j| f32::from(block.scales[j]));
+            *step = (d * scale * if shape.is_table { table_step(block.code(i)) } else { 1.0 }).abs();
+        }
+    }
+}
+
+/// Mean distance of a table's value to its neighbours.
+fn table_step(code: u8) -> f32 {
+    let at = usize::from(code);
+    let (low, high) = (at.saturating_sub(1), (at + 1).min(IQ4_VALUES.len() - 1));
+    f32::from(i16::from(IQ4_VALUES[high]) - i16::from(IQ4_VALUES[low])) / (high - low) as f32
+}
+
 fn dequantize_block(dtype: DType, bytes: &[u8], dst: &mut [f32]) {
     let shape = shape(dtype);
     let block = Block::parse(dtype, bytes);
     let d = f16::from_bits(block.d).to_f32();
     let m = f16::from_bits(block.m).to_f32();
     for (i, w) in dst.iter_mut().enumerate() {
-        let code = block.codes[i / 32][i % 32 / 4].to_le_bytes()[i % 4];
+        let code = block.code(i);
         let value = if shape.is_table {
             f32::from(IQ4_VALUES[usize::from(code)])
         } else {

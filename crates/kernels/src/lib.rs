@@ -27,7 +27,7 @@ pub mod probe;
 pub use acts::Form;
 pub use block::dequantize;
 pub use dtype::DType;
-pub use isa::Isa;
+pub use isa::{Isa, Vectorized};
 pub use linear::{Activations, FloatMatrix, Linear, Matrix, Mode, SharedBytes, gated_linear, linear};
 pub use memory::Buffer;
 pub use packed::{PackError, PackedMatrix};

@@ -3,7 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use edgeward_compress::certificate::Certificate;
 use edgeward_model::Config;
+use edgeward_model::gguf::Gguf;
 use edgeward_model::inspect::{Format, Inspection, MemoryEstimate, TensorInfo, Verdict, inspect};
 use serde::Serialize;
 
@@ -45,6 +47,9 @@ struct Report {
     path: PathBuf,
     #[serde(flatten)]
     inspection: Inspection,
+    /// Of a file of `edgeward compress`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate: Option<Certificate>,
 }
 
 /// Runs the command.
@@ -52,7 +57,11 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     let path = Store::open()?.resolve(&args.model, &mut Progress::new(verbosity))?;
     let context_len = args.context.map(|len| len as usize);
     let inspection = inspect(&path, &engine_args::budget(context_len, args.kv.into()))?;
-    let report = Report { path, inspection };
+    let certificate = match inspection.format {
+        Format::Gguf { .. } => Gguf::open(&path).ok().and_then(|gguf| Certificate::of(&gguf)),
+        Format::Safetensors { .. } => None,
+    };
+    let report = Report { path, inspection, certificate };
     if args.json {
         return output::print_json(&report);
     }
@@ -61,7 +70,7 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
 }
 
 fn print(report: &Report, all_tensors: bool) -> io::Result<()> {
-    let Report { path, inspection } = report;
+    let Report { path, inspection, certificate } = report;
     let format = match inspection.format {
         Format::Gguf { version } => format!("GGUF version {version}"),
         Format::Safetensors { n_files } => format!("safetensors in {n_files} file(s)"),
@@ -78,6 +87,10 @@ fn print(report: &Report, all_tensors: bool) -> io::Result<()> {
     print_line("")?;
     print_metadata(inspection)?;
     print_line("")?;
+    if let Some(certificate) = certificate {
+        print_certificate(certificate)?;
+        print_line("")?;
+    }
     match &inspection.verdict {
         Verdict::Runs { config, memory } => {
             print_config(config)?;
@@ -86,6 +99,21 @@ fn print(report: &Report, all_tensors: bool) -> io::Result<()> {
         }
         Verdict::Refused { reason } => print_line(&format!("This model cannot be run: {reason}")),
     }
+}
+
+fn print_certificate(certificate: &Certificate) -> io::Result<()> {
+    let Certificate { made_by, command, teacher, calibration, check, .. } = certificate;
+    print_line(&format!("Made by {made_by}: {command}"))?;
+    print_line(&format!("of {} (SHA-256 {})", teacher.name, teacher.sha256))?;
+    print_line(&format!("calibrated on {} (SHA-256 {})", calibration.name, calibration.sha256))?;
+    print_line(&format!(
+        "KL divergence {:.4} +/- {:.4}, same top-1 {:.1} %, perplexity {:.3} +/- {:.3}; `edgeward eval --verify` measures again",
+        check.kl_divergence,
+        check.kl_divergence_stderr,
+        check.top1_agreement * 100.0,
+        check.perplexity,
+        check.perplexity_stderr
+    ))
 }
 
 fn print_types(inspection: &Inspection) -> io::Result<()> {

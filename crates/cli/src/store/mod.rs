@@ -178,6 +178,11 @@ impl Store {
         Ok(Store { root, catalogue })
     }
 
+    /// Where long jobs keep what they have done.
+    pub fn resume_folder(&self) -> PathBuf {
+        self.root.join("resume")
+    }
+
     /// Where the profile of this device is kept.
     pub fn profile_path(&self) -> PathBuf {
         self.root.join("device.json")

@@ -1,4 +1,4 @@
-//! What the user sees of a download: a bar on standard error, or nothing.
+//! What the user sees of a long job: a bar on standard error, or nothing.
 
 use std::io::IsTerminal;
 
@@ -15,7 +15,7 @@ pub enum Verbosity {
     Normal,
 }
 
-/// One pull's progress.
+/// One job's progress.
 pub struct Progress {
     bar: ProgressBar,
     verbosity: Verbosity,
@@ -58,9 +58,30 @@ impl Progress {
         self.bar.reset_eta();
     }
 
-    /// `n_bytes` more are here.
+    /// A new bar for `label`, `done` of `total` steps being done already.
+    pub fn start_steps(&mut self, label: &str, done: usize, total: usize) {
+        self.finish();
+        if !self.is_visible() {
+            return;
+        }
+        let style = ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len} ({eta})")
+            .expect("the template above is well formed")
+            .progress_chars("=> ");
+        self.bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
+        self.bar.set_style(style);
+        self.bar.set_message(label.to_owned());
+        self.bar.set_position(done as u64);
+        self.bar.reset_eta();
+    }
+
+    /// `n_bytes` more are here, or so many steps done.
     pub fn advance(&self, n_bytes: u64) {
         self.bar.inc(n_bytes);
+    }
+
+    /// So many steps are done.
+    pub fn set(&self, done: usize) {
+        self.bar.set_position(done as u64);
     }
 
     /// Everything is to be fetched again.

@@ -190,6 +190,28 @@ pub(crate) trait Kernel {
     fn run<S: Simd>(self, s: S) -> Self::Output;
 }
 
+/// A computation in plain Rust that is compiled anew for each instruction set, so that its loops over arrays of
+/// sixteen floats become vector instructions. `run`, and what it calls, must be `#[inline(always)]`.
+///
+/// For arithmetic outside this crate, which is without `unsafe`. Rust keeps the order of floating-point operations, so
+/// results do not depend on the instruction set; write `mul_add` where one rounding is wanted.
+pub trait Vectorized {
+    /// What is computed.
+    type Output;
+    /// Computes it.
+    fn run(self) -> Self::Output;
+}
+
+struct Plain<V>(V);
+
+impl<V: Vectorized> Kernel for Plain<V> {
+    type Output = V::Output;
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> V::Output {
+        self.0.run()
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Scalar,
@@ -268,6 +290,11 @@ impl Isa {
             #[cfg(target_arch = "aarch64")]
             Kind::Neon => "neon",
         }
+    }
+
+    /// Runs a computation in plain Rust, compiled for this instruction set.
+    pub fn vectorize<V: Vectorized>(self, computation: V) -> V::Output {
+        self.run(Plain(computation))
     }
 
     /// Runs `kernel` compiled for this instruction set.

@@ -98,6 +98,12 @@ impl GgufWriter {
         Ok(self)
     }
 
+    /// Bytes of the file as it is described so far.
+    pub fn file_bytes(&self) -> u64 {
+        let head = self.head().len() as u64;
+        head.next_multiple_of(DEFAULT_ALIGNMENT as u64) + self.data_bytes
+    }
+
     /// Writes the file at `path`: `fill` is called for each tensor in the order they were added and writes its bytes,
     /// row after row. The file appears under its name only once all of it is on the disk; on any error there is
     /// nothing new.

@@ -1,0 +1,424 @@
+//! `edgeward compress`: a smaller file of a model.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::ValueEnum;
+use edgeward_compress::certificate::{self, Candidate, Certificate, Check, FileId, TensorRecord};
+use edgeward_compress::compress::{Assignment, Compressor, Options, Step, add_metadata};
+use edgeward_compress::eval::Windows;
+use edgeward_compress::rounding::Effort;
+use edgeward_compress::search::{self, Measured};
+use edgeward_engine::{CancelToken, Engine};
+use edgeward_kernels::DType;
+use edgeward_model::Model;
+use edgeward_model::gguf::Value;
+use serde::Serialize;
+
+use crate::Outcome;
+use crate::device;
+use crate::engine_args;
+use crate::output::{self, Align, Table};
+use crate::resume::{Resume, sha256_of};
+use crate::store::{Progress, Verbosity, human_bytes};
+
+/// Tokens of a window of calibration text: long enough that most positions see much before them.
+const WINDOW_LEN: usize = 512;
+/// Kept free for the certificate, for each tensor that it names, bytes.
+const CERTIFICATE_BYTES_PER_TENSOR: u64 = 192;
+/// Kept free for the rest of the certificate, bytes.
+const CERTIFICATE_BYTES: u64 = 16 << 10;
+/// Sizes that the certificate's plot shows.
+const N_CANDIDATES: u64 = 24;
+
+/// Make a smaller file of a model
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  edgeward compress teacher.gguf --size 92MB --calibration wiki.valid.txt -o small.gguf
+  edgeward compress teacher.gguf --size 105MB,92MB,85MB --calibration wiki.valid.txt -o small.gguf
+  edgeward compress teacher.gguf --type Q4_0 --calibration wiki.valid.txt -o small.gguf
+
+The calibration text should look like what the model will read: its activations on that text decide which errors matter.
+Some hundred kilobytes are enough. Stopped by Ctrl-C or otherwise, the same command goes on from where it was.")]
+pub struct Args {
+    /// Name, hf:org/repo/file.gguf or path of a GGUF file, best with float weights
+    model: String,
+    /// Bytes of the file at most, such as 92MB or 88MiB: the best type for each matrix is searched for. Several sizes
+    /// share the measurements, and their names get the size: small-92MB.gguf
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = parse_size, required_unless_present = "dtype")]
+    size: Vec<Size>,
+    /// One type for all matrices
+    #[arg(long = "type", value_name = "TYPE", value_enum, ignore_case = true, conflicts_with = "size")]
+    dtype: Option<TypeArg>,
+    /// A text of the kind that the model will read
+    #[arg(long, value_name = "FILE")]
+    calibration: PathBuf,
+    /// Only so many tokens of the text, evenly spread
+    #[arg(long, value_name = "TOKENS", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(512..))]
+    calibration_tokens: u32,
+    /// The file to write
+    #[arg(long, short, value_name = "PATH")]
+    output: PathBuf,
+    /// Threads [default: as many as can run at once]
+    #[arg(long, short, value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    /// Print JSON instead of a sentence
+    #[arg(long)]
+    json: bool,
+}
+
+/// Types that matrices can be rounded to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs, non_camel_case_types)]
+pub enum TypeArg {
+    #[value(name = "Q4_0")]
+    Q4_0,
+    #[value(name = "IQ4_NL")]
+    IQ4_NL,
+    #[value(name = "Q4_1")]
+    Q4_1,
+    #[value(name = "Q5_0")]
+    Q5_0,
+    #[value(name = "Q5_1")]
+    Q5_1,
+    #[value(name = "Q8_0")]
+    Q8_0,
+}
+
+impl From<TypeArg> for DType {
+    fn from(arg: TypeArg) -> DType {
+        match arg {
+            TypeArg::Q4_0 => DType::Q4_0,
+            TypeArg::IQ4_NL => DType::IQ4_NL,
+            TypeArg::Q4_1 => DType::Q4_1,
+            TypeArg::Q5_0 => DType::Q5_0,
+            TypeArg::Q5_1 => DType::Q5_1,
+            TypeArg::Q8_0 => DType::Q8_0,
+        }
+    }
+}
+
+/// A size, and how it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Size {
+    text: String,
+    bytes: u64,
+}
+
+/// `92MB`, `88MiB`, `1.5GB` or bytes.
+fn parse_size(text: &str) -> Result<Size, String> {
+    let wrong = || format!("{text:?} is no size such as 92MB, 88MiB or 92000000");
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "" | "B" => 1.0,
+        "KB" | "kB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        "KiB" => 1024.0,
+        "MiB" => 1024f64.powi(2),
+        "GiB" => 1024f64.powi(3),
+        _ => return Err(wrong()),
+    };
+    let number: f64 = digits.parse().map_err(|_| wrong())?;
+    let bytes = number * unit;
+    if !(1.0..=1e15).contains(&bytes) {
+        return Err(wrong());
+    }
+    Ok(Size { text: text.to_owned(), bytes: bytes as u64 })
+}
+
+#[derive(Serialize)]
+struct Report {
+    output: PathBuf,
+    size_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    budget_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected_kl: Option<f64>,
+    kl_divergence: f64,
+    kl_divergence_stderr: f64,
+    top1_agreement: f64,
+    perplexity: f64,
+}
+
+/// One file to be made.
+struct Target {
+    output: PathBuf,
+    budget_bytes: Option<u64>,
+    assignment: Assignment,
+    /// By the matrices' names.
+    expected: BTreeMap<String, f64>,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
+    let mut progress = Progress::new(verbosity);
+    let text = fs::read_to_string(&args.calibration).map_err(|error| {
+        format!(
+            "could not read {} as text: {error}; give some pages of ordinary text",
+            args.calibration.display()
+        )
+    })?;
+    let model = engine_args::open(&args.model, &mut progress)?;
+    if model.gguf().is_none() {
+        return Err(
+            format!("{} is not a GGUF file: convert the model to one first", model.path().display()).into()
+        );
+    }
+    let window_len = WINDOW_LEN.min(model.config().context_len).max(4);
+    let windows = Windows::new(&model.tokenizer()?, &text, window_len)?;
+    let n_wanted = (args.calibration_tokens as usize / window_len).max(1);
+    let (windows, check_windows, is_held_out) = certificate::split(&windows, n_wanted);
+    let (teacher, calibration) = (file_id(model.path())?, file_id(&args.calibration)?);
+
+    let cancel = CancelToken::new();
+    let on_signal = cancel.clone();
+    ctrlc::set_handler(move || on_signal.cancel())?;
+    let n_threads = args.threads.map_or_else(device::n_logical_cores, usize::from);
+    let mut shown = "";
+    let mut watch = |step: Step| {
+        if step.what != shown {
+            progress.start_steps(step.what, step.n_done, step.n_all);
+            if !progress.is_visible() {
+                progress.note(step.what);
+            }
+            shown = step.what;
+        }
+        progress.set(step.n_done);
+    };
+    let job = format!("{} {} {window_len} {}", teacher.sha256, calibration.sha256, windows.len());
+    let mut work = Work {
+        args,
+        model: &model,
+        cancel: &cancel,
+        n_threads,
+        job: &job,
+        windows: &windows,
+        check: (&check_windows, is_held_out),
+        ids: (&teacher, &calibration),
+    };
+    let outcome = work.make_all(&mut watch);
+    progress.finish();
+    let reports = match outcome {
+        Err(_) if cancel.is_cancelled() => {
+            return Err("interrupted; the same command goes on from here".into());
+        }
+        outcome => outcome?,
+    };
+    if args.json {
+        return output::print_json(&reports);
+    }
+    let columns = ["SIZE", "KL DIVERGENCE", "SAME TOP-1", "PERPLEXITY"].map(|title| (title, Align::Right));
+    let mut table = Table::new(&[&[("FILE", Align::Left)], &columns[..]].concat());
+    for report in &reports {
+        table.row(vec![
+            report.output.display().to_string(),
+            human_bytes(report.size_bytes),
+            format!("{:.4} +/- {:.4}", report.kl_divergence, report.kl_divergence_stderr),
+            format!("{:.1} %", report.top1_agreement * 100.0),
+            format!("{:.3}", report.perplexity),
+        ]);
+    }
+    table.print()?;
+    Ok(())
+}
+
+/// What all files of one command have in common.
+struct Work<'a> {
+    args: &'a Args,
+    model: &'a Arc<Model>,
+    cancel: &'a CancelToken,
+    n_threads: usize,
+    /// What measurements and rounded matrices depend on.
+    job: &'a str,
+    windows: &'a Windows,
+    check: (&'a Windows, bool),
+    /// Of teacher and calibration text.
+    ids: (&'a FileId, &'a FileId),
+}
+
+impl Work<'_> {
+    fn make_all(&mut self, watch: &mut dyn FnMut(Step)) -> Result<Vec<Report>, Box<dyn std::error::Error>> {
+        let options = Options { n_threads: self.n_threads, effort: Effort::default() };
+        let mut compressor = Compressor::new(self.model, self.windows, options, self.cancel, watch)?;
+        let (targets, candidates) = match self.args.dtype {
+            Some(dtype) => {
+                let assignment = Assignment::uniform(self.model, dtype.into());
+                let output = self.args.output.clone();
+                let target = Target { output, budget_bytes: None, assignment, expected: BTreeMap::new() };
+                (vec![target], Vec::new())
+            }
+            None => {
+                let mut resume = Resume::new("measure", &[self.job.to_owned()])?;
+                let measured: Vec<Measured> = resume.load().unwrap_or_default();
+                let mut saved = Ok(());
+                let measured = compressor.measure(measured, &mut |measured| {
+                    saved = resume.save(&measured);
+                })?;
+                saved?;
+                self.solve(&compressor, &measured)?
+            }
+        };
+        for target in &targets {
+            compressor.write(&target.assignment, &target.output, self.job)?;
+        }
+        drop(compressor);
+        targets.iter().map(|target| self.seal(target, &candidates, watch)).collect()
+    }
+
+    /// The files to make for the sizes, and what other sizes would have given.
+    fn solve(
+        &self,
+        compressor: &Compressor,
+        measured: &[Measured],
+    ) -> Result<(Vec<Target>, Vec<Candidate>), Box<dyn std::error::Error>> {
+        let any = search::smallest(self.model, measured);
+        let n_tensors = measured.len() as u64;
+        let rest = compressor.file_bytes(&any)? - any.size_bytes(self.model)
+            + CERTIFICATE_BYTES
+            + CERTIFICATE_BYTES_PER_TENSOR * n_tensors;
+        let smallest = any.size_bytes(self.model) + rest;
+        let mut targets = Vec::new();
+        for size in &self.args.size {
+            let budget = size.bytes.checked_sub(rest);
+            let solution = budget.and_then(|budget| search::solve(self.model, measured, budget));
+            let solution = solution.ok_or_else(|| {
+                format!(
+                    "no choice of types fits into {}: the smallest takes {smallest} bytes; raise --size",
+                    size.text
+                )
+            })?;
+            let output = if self.args.size.len() == 1 {
+                self.args.output.clone()
+            } else {
+                let stem = self.args.output.file_stem().unwrap_or_default().to_string_lossy();
+                self.args.output.with_file_name(format!("{stem}-{}.gguf", size.text))
+            };
+            targets.push(Target {
+                output,
+                budget_bytes: Some(size.bytes),
+                assignment: solution.assignment,
+                expected: solution.losses,
+            });
+        }
+        let largest = search::largest_bytes(measured);
+        let matrices = any.size_bytes(self.model);
+        let candidates = (0..=N_CANDIDATES).filter_map(|i| {
+            let budget = matrices + (largest - matrices) * i / N_CANDIDATES;
+            let solution = search::solve(self.model, measured, budget)?;
+            let size_bytes = solution.assignment.size_bytes(self.model) + rest;
+            Some(Candidate { size_bytes, expected_kl: solution.losses.values().sum() })
+        });
+        Ok((targets, candidates.collect()))
+    }
+
+    /// Measures a file and puts the certificate into it and beside it.
+    fn seal(
+        &self,
+        target: &Target,
+        candidates: &[Candidate],
+        watch: &mut dyn FnMut(Step),
+    ) -> Result<Report, Box<dyn std::error::Error>> {
+        let path = &target.output;
+        let result = Arc::new(Model::load(path)?);
+        let options = edgeward_engine::EngineOptions {
+            n_threads: self.n_threads,
+            ..edgeward_engine::EngineOptions::default()
+        };
+        let mut result = Engine::new(&result, options.clone())?;
+        let mut teacher = Engine::new(self.model, options)?;
+        let check = Check::measure(&mut result, &mut teacher, self.check, self.cancel, watch)?;
+        let tensors = target.assignment.0.iter().filter_map(|(slot, dtype)| {
+            let tensor = self.model.tensor(*slot)?;
+            Some(TensorRecord {
+                name: tensor.name.to_owned(),
+                dtype: dtype.name().to_owned(),
+                size_bytes: (dtype.row_bytes(tensor.n_cols)? * tensor.n_rows) as u64,
+                expected_kl: target.expected.get(tensor.name).copied(),
+            })
+        });
+        let expected_kl = target.budget_bytes.map(|_| target.expected.values().sum());
+        let certificate = Certificate {
+            version: certificate::VERSION,
+            made_by: format!("edgeward {}", env!("CARGO_PKG_VERSION")),
+            command: self.command(target),
+            teacher: self.ids.0.clone(),
+            calibration: self.ids.1.clone(),
+            window_len: self.windows.window_len(),
+            n_calibration_windows: self.windows.len(),
+            size_bytes: fs::metadata(path)?.len(),
+            budget_bytes: target.budget_bytes,
+            expected_kl,
+            check,
+            tensors: tensors.collect(),
+            candidates: candidates.to_vec(),
+        };
+        let json = certificate.to_json();
+        add_metadata(path, &[(certificate::KEY, Value::String(&json))])?;
+        write(&path.with_extension("certificate.json"), &json)?;
+        write(&path.with_extension("certificate.html"), &certificate.to_html())?;
+        Ok(Report {
+            output: path.clone(),
+            size_bytes: fs::metadata(path)?.len(),
+            budget_bytes: target.budget_bytes,
+            expected_kl,
+            kl_divergence: check.kl_divergence,
+            kl_divergence_stderr: check.kl_divergence_stderr,
+            top1_agreement: check.top1_agreement,
+            perplexity: check.perplexity,
+        })
+    }
+
+    /// The command that makes this file alone, without folders: those are nobody's business.
+    fn command(&self, target: &Target) -> String {
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let what = match (target.budget_bytes, self.args.dtype) {
+            (None, Some(dtype)) => format!("--type {}", DType::from(dtype)),
+            (budget, _) => format!("--size {}", budget.unwrap_or_default()),
+        };
+        format!(
+            "edgeward compress {} {what} --calibration {} --calibration-tokens {} -o {}",
+            name(self.model.path()),
+            name(&self.args.calibration),
+            self.args.calibration_tokens,
+            name(&target.output)
+        )
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    fs::write(path, text).map_err(|error| format!("could not write {}: {error}", path.display()))
+}
+
+fn file_id(path: &Path) -> Result<FileId, String> {
+    let failed = |error| format!("could not read {}: {error}", path.display());
+    Ok(FileId {
+        name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        sha256: sha256_of(path).map_err(failed)?,
+        size_bytes: fs::metadata(path).map_err(failed)?.len(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("92MB", 92_000_000),
+            ("1.5GB", 1_500_000_000),
+            ("88MiB", 88 << 20),
+            ("512KiB", 512 << 10),
+            ("7", 7),
+        ] {
+            assert_eq!(parse_size(text).unwrap().bytes, bytes, "{text}");
+        }
+        for text in ["", "MB", "-1MB", "0", "1TB", "1e300MB", "NaNMB", "9 MB"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! `eval` and `compress`, through the real binary, on the tiny random models of `testdata/tiny`.
+
+#![cfg(unix)]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use support::Sandbox;
+
+fn tiny(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/tiny").join(name);
+    path.canonicalize().unwrap().display().to_string()
+}
+
+/// Some pages of English.
+fn text() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../LICENSE-APACHE");
+    path.canonicalize().unwrap().display().to_string()
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+/// Files in the sandbox's working folder.
+fn files(sandbox: &Sandbox) -> Vec<String> {
+    let entries = fs::read_dir(sandbox.path("home")).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_model_is_no_distance_from_itself() {
+    let sandbox = Sandbox::new();
+    for family in ["llama", "gemma3"] {
+        let model = tiny(&format!("{family}.gguf"));
+        let args = [
+            "eval",
+            &model,
+            "--vs",
+            &model,
+            "--text",
+            &text(),
+            "--limit",
+            "4000",
+            "--window",
+            "64",
+            "--json",
+        ];
+        let report = json(&sandbox.run(&args).success());
+        assert_eq!(report["kl_divergence"], 0.0, "{family}");
+        assert_eq!(report["top1_agreement"], 1.0, "{family}");
+        // A random model knows nothing of its 320 tokens, and may be sure of what is wrong.
+        let perplexity = report["perplexity"].as_f64().unwrap();
+        assert!((100.0..10_000.0).contains(&perplexity), "{family}: {perplexity}");
+        assert!(report["n_scored"].as_u64().unwrap() > 100);
+    }
+}
+
+#[test]
+fn perplexity_and_eval_agree() {
+    let sandbox = Sandbox::new();
+    let (model, text) = (tiny("qwen3.gguf"), text());
+    let old = json(&sandbox.run(&["perplexity", &model, &text, "--window", "64", "--json"]).success());
+    let new = json(&sandbox.run(&["eval", &model, "--text", &text, "--window", "64", "--json"]).success());
+    assert_eq!(old["perplexity"], new["perplexity"]);
+    assert_eq!(old["standard_error"], new["perplexity_stderr"]);
+    assert!(new.get("kl_divergence").is_none() && new["tasks"].as_object().unwrap().is_empty());
+}
+
+#[test]
+fn tasks_are_scored() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.path("home").join("choice.jsonl");
+    let line = |gold: u32| {
+        format!("{{\"query\":\"Question: what?\",\"choices\":[\"this\",\"that one\"],\"gold\":{gold}}}\n")
+    };
+    fs::write(&file, line(0) + &line(1) + &line(1)).unwrap();
+    let file = file.display().to_string();
+    let model = tiny("llama.gguf");
+    let report = json(&sandbox.run(&["eval", &model, "--tasks", &file, "--json"]).success());
+    let task = &report["tasks"]["choice"];
+    assert_eq!(task["n"], 3);
+    // The question is always the same, and so is the answer.
+    let acc = task["acc"].as_f64().unwrap();
+    assert!([1.0 / 3.0, 2.0 / 3.0].iter().any(|share| (acc - share).abs() < 1e-9), "{acc}");
+    assert!((task["acc_stderr"].as_f64().unwrap() - 1.0 / 3.0).abs() < 1e-9);
+    let first =
+        json(&sandbox.run(&["eval", &model, "--tasks", &file, "--examples", "1", "--json"]).success());
+    assert_eq!(first["tasks"]["choice"]["n"], 1);
+}
+
+#[test]
+fn several_models_share_a_teacher() {
+    let sandbox = Sandbox::new();
+    let model = tiny("llama.gguf");
+    for dtype in ["Q4_0", "Q8_0"] {
+        let output = format!("{dtype}.gguf");
+        sandbox
+            .run(&["compress", &model, "--type", dtype, "--calibration", &text(), "-o", &output])
+            .success();
+    }
+    let args = ["Q4_0.gguf", "Q8_0.gguf", "--vs", &model, "--text", &text(), "--window", "64", "--json"];
+    let reports = json(&sandbox.run(&[&["eval"], &args[..]].concat()).success());
+    let kl = |i: usize| reports[i]["kl_divergence"].as_f64().unwrap();
+    assert!(kl(1) > 0.0 && kl(0) > 20.0 * kl(1), "{} and {}", kl(0), kl(1));
+    let alone = json(&sandbox.run(&[&["eval"], &args[1..]].concat()).success());
+    assert_eq!(alone["kl_divergence"], reports[1]["kl_divergence"]);
+    let table = sandbox.run(&[&["eval"], &args[..8]].concat()).success();
+    assert!(table.contains("Q4_0.gguf\n") && table.contains("KL divergence"), "{table}");
+}
+
+#[test]
+fn every_family_and_type_can_be_compressed_and_run() {
+    let sandbox = Sandbox::new();
+    for family in ["llama", "qwen2", "qwen3", "gemma3"] {
+        for dtype in ["Q4_1", "iq4_nl"] {
+            let (model, output) = (tiny(&format!("{family}.gguf")), "small.gguf");
+            let args =
+                ["compress", &model, "--type", dtype, "--calibration", &text(), "-o", output, "--json"];
+            let report = json(&sandbox.run(&args).success());
+            let size = report[0]["size_bytes"].as_u64().unwrap();
+            assert!(size * 2 < fs::metadata(&model).unwrap().len(), "{family} {dtype}: {size}");
+            assert_eq!(size, fs::metadata(sandbox.path("home").join(output)).unwrap().len());
+            let inspected = json(&sandbox.run(&["inspect", "./small.gguf", "--json"]).success());
+            let types: Vec<&str> =
+                inspected["types"].as_array().unwrap().iter().map(|t| t["dtype"].as_str().unwrap()).collect();
+            assert!(types.contains(&&*dtype.to_uppercase()), "{types:?}");
+            sandbox.run(&["run", "./small.gguf", "hello", "--max-tokens", "2"]).success();
+        }
+    }
+    // Nothing is left lying about.
+    assert_eq!(files(&sandbox), ["small.certificate.html", "small.certificate.json", "small.gguf"]);
+}
+
+#[test]
+fn the_same_command_gives_the_same_file() {
+    let sandbox = Sandbox::new();
+    let model = tiny("gemma3.gguf");
+    for (output, threads) in [("a.gguf", "1"), ("b.gguf", "3")] {
+        let args =
+            ["compress", &model, "--type", "Q4_0", "--calibration", &text(), "-t", threads, "-o", output];
+        sandbox.run(&args).success();
+    }
+    let tensors = |name: &str| {
+        let inspected = sandbox.run(&["perplexity", name, &text(), "--window", "64", "--json"]).success();
+        json(&inspected)["perplexity"].clone()
+    };
+    assert_eq!(tensors("./a.gguf"), tensors("./b.gguf"));
+}
+
+#[test]
+fn sizes_are_kept_and_share_measurements() {
+    let sandbox = Sandbox::new();
+    let model = tiny("llama.gguf");
+    let compress = |sizes: &str| {
+        sandbox.run(&[
+            "compress",
+            &model,
+            "--size",
+            sizes,
+            "--calibration",
+            &text(),
+            "-o",
+            "x.gguf",
+            "--json",
+        ])
+    };
+    let reports = json(&compress("80KB,95000").success());
+    let field = |i: usize, name: &str| reports[i][name].as_f64().unwrap();
+    for (i, budget, name) in [(0, 80_000.0, "x-80KB.gguf"), (1, 95_000.0, "x-95000.gguf")] {
+        let size = fs::metadata(sandbox.path("home").join(name)).unwrap().len() as f64;
+        assert_eq!(size, field(i, "size_bytes"));
+        assert!(size <= budget && size > 0.7 * budget, "{name}: {size}");
+    }
+    for figure in ["kl_divergence", "expected_kl"] {
+        assert!(field(0, figure) > field(1, figure) && field(1, figure) > 0.0, "{figure}: {reports}");
+    }
+    // Measured before: only the rounding is left to do.
+    let again = compress("95000");
+    assert_eq!(json(&again.success())[0]["kl_divergence"], reports[1]["kl_divergence"]);
+    let refused = compress("50KB");
+    assert!(
+        refused.stderr.contains("no choice of types fits into 50KB: the smallest takes"),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[test]
+fn a_certificate_is_shown_and_can_be_verified() {
+    let sandbox = Sandbox::new();
+    let model = tiny("qwen2.gguf");
+    sandbox.run(&["compress", &model, "--type", "Q4_1", "--calibration", &text(), "-o", "x.gguf"]).success();
+    let inspected = json(&sandbox.run(&["inspect", "./x.gguf", "--json"]).success());
+    let certificate = &inspected["certificate"];
+    assert_eq!(certificate["teacher"]["name"], "qwen2.gguf");
+    let beside = fs::read_to_string(sandbox.path("home").join("x.certificate.json")).unwrap();
+    assert_eq!(*certificate, json(&beside));
+    let shown = sandbox.run(&["inspect", "./x.gguf"]).success();
+    assert!(shown.contains("calibrated on LICENSE-APACHE"), "{shown}");
+
+    let verify = |teacher: &str, text: &str| {
+        sandbox.run(&["eval", "./x.gguf", "--verify", "--vs", teacher, "--text", text, "--json"])
+    };
+    let verified = json(&verify(&model, &text()).success());
+    assert_eq!((&verified["holds"], &verified["claimed"]), (&Value::Bool(true), &verified["measured"]));
+    let other = verify(&tiny("llama.gguf"), &text());
+    assert!(other.stderr.contains("is not the teacher of the certificate"), "{}", other.stderr);
+    // The same file, with a claim that is a lie.
+    let path = sandbox.path("home").join("x.gguf");
+    let mut forged = fs::read(&path).unwrap();
+    let claim = b"\"kl_divergence\":0";
+    let at = forged.windows(claim.len()).position(|part| part == claim).unwrap();
+    forged[at + claim.len() - 1] = b'7';
+    fs::write(&path, &forged).unwrap();
+    let ran = verify(&model, &text());
+    assert!(ran.code == Some(1) && ran.stderr.contains("does not hold"), "{}", ran.stderr);
+    let without = sandbox.run(&["eval", &model, "--verify", "--vs", &model, "--text", &text()]);
+    assert!(without.stderr.contains("has no certificate"), "{}", without.stderr);
+}
+
+#[test]
+fn what_is_no_calibration_text_is_refused_and_leaves_no_file() {
+    let sandbox = Sandbox::new();
+    let model = tiny("llama.gguf");
+    for (content, said) in [
+        (&b""[..], "where 128 are needed"),
+        (b"One line.", "where 128 are needed"),
+        (b"\x7fELF\x02\x01\x00\xff\xfe\x00\x80", "as text"),
+    ] {
+        fs::write(sandbox.path("home").join("text"), content).unwrap();
+        let ran =
+            sandbox.run(&["compress", &model, "--type", "Q4_0", "--calibration", "text", "-o", "x.gguf"]);
+        assert_eq!(ran.code, Some(1));
+        assert!(ran.stderr.contains(said), "{}", ran.stderr);
+        assert_eq!(files(&sandbox), ["text"]);
+    }
+    let folder = tiny("llama");
+    let ran = sandbox.run(&["compress", &folder, "--type", "Q4_0", "--calibration", &text(), "-o", "x.gguf"]);
+    assert!(ran.stderr.contains("is not a GGUF file"), "{}", ran.stderr);
+}
+
+#[test]
+fn what_a_stopped_job_has_done_is_used_and_of_another_job_is_not() {
+    let sandbox = Sandbox::new();
+    let model = tiny("llama.gguf");
+    let compress = |dtype: &str| {
+        let args = ["compress", &model, "--type", dtype, "--calibration", &text(), "-o", "x.gguf"];
+        sandbox.run(&args).success();
+        fs::read(sandbox.path("home").join("x.gguf")).unwrap()
+    };
+    let (four, five) = (compress("Q4_0"), compress("Q5_0"));
+    // A folder that a killed job of another kind has left: half of a matrix, under a name that is in use.
+    let work = sandbox.path("home").join("x.gguf.work");
+    fs::create_dir(&work).unwrap();
+    fs::write(work.join("job"), "another").unwrap();
+    fs::write(work.join("0-Q"), "half").unwrap();
+    assert_eq!(compress("Q4_0"), four);
+    assert_ne!(four, five);
+    assert_eq!(files(&sandbox), ["x.gguf"]);
+}

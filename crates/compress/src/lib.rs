@@ -1,0 +1,22 @@
+//! Model in, smaller model and report out. This crate knows neither devices nor keys.
+//!
+//! - [`compress`] rounds a model's matrices to chosen types with the care that [`rounding`] takes, on calibration text
+//!   whose second moments [`hessian`] holds.
+//! - [`search`] measures what each type costs at each matrix and solves for a budget ([`knapsack`]).
+//! - A [`certificate`] says in the file what was done and what was lost.
+//! - [`eval`] measures: perplexity, and how far a model has moved from its teacher; [`tasks`] scores questions.
+//! - [`teacher`] makes a float model to test with, of a quantised one.
+#![forbid(unsafe_code)]
+
+pub mod certificate;
+pub mod compress;
+mod error;
+pub mod eval;
+pub mod hessian;
+pub mod knapsack;
+pub mod rounding;
+pub mod search;
+pub mod tasks;
+pub mod teacher;
+
+pub use error::Error;
