@@ -722,26 +722,29 @@ fn prefetch<S: Simd, K: KvSource, const N: usize>(s: S, src: *const u8) {
 fn softmax<S: Simd>(s: S, scores: &mut [f32], visible: Range<usize>) -> (f32, f32) {
     scores[..visible.start].fill(f32::NEG_INFINITY);
     scores[visible.end..].fill(f32::NEG_INFINITY);
-    let vectors = scores.as_chunks_mut::<LANES>().0;
-    // SAFETY: a chunk is sixteen values, in all of this function.
-    let mut max = s.splat(f32::NEG_INFINITY);
-    for scores in vectors.iter() {
-        max = s.max(max, unsafe { s.load(scores.as_ptr()) });
-    }
     if visible.is_empty() {
         scores.fill(0.0);
         return (f32::NEG_INFINITY, 0.0);
+    }
+    let vectors = scores.as_chunks_mut::<LANES>().0;
+    let mut max = s.splat(f32::NEG_INFINITY);
+    for scores in vectors.iter() {
+        // SAFETY: sixteen values are readable.
+        max = s.max(max, unsafe { s.load(scores.as_ptr()) });
     }
     let max = s.reduce_max(max);
     let mut sum = s.splat(0.0);
     for (i, scores) in vectors.iter_mut().enumerate() {
         let at = i * LANES;
+        // SAFETY: sixteen values are readable.
         let mut weight = math::exp(s, s.sub(unsafe { s.load(scores.as_ptr()) }, s.splat(max)));
+        // SAFETY: sixteen values are writable.
         unsafe { s.store(scores.as_mut_ptr(), weight) };
         if at < visible.start || at + LANES > visible.end {
             // Even e^-infinity came out as something: what is not visible weighs nothing.
             scores[..visible.start.saturating_sub(at).min(LANES)].fill(0.0);
             scores[visible.end.saturating_sub(at).min(LANES)..].fill(0.0);
+            // SAFETY: sixteen values are readable.
             weight = unsafe { s.load(scores.as_ptr()) };
         }
         sum = s.add(sum, weight);

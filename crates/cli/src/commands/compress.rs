@@ -265,7 +265,6 @@ impl Work<'_> {
         for target in &targets {
             compressor.write(&target.assignment, &target.output, self.job)?;
         }
-        drop(compressor);
         targets.iter().map(|target| self.seal(target, &candidates, watch)).collect()
     }
 
