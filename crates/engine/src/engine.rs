@@ -148,6 +148,17 @@ impl Logits {
     }
 }
 
+/// One sequence's part of a [step](Engine::step).
+#[derive(Debug)]
+pub struct StepPart<'a> {
+    /// What is continued.
+    pub sequence: &'a mut Sequence,
+    /// By what; at least one token.
+    pub tokens: &'a [u32],
+    /// After how many of the last of these tokens logits are wanted.
+    pub n_logits: usize,
+}
+
 /// A model, ready to compute.
 pub struct Engine {
     config: Config,
@@ -188,6 +199,9 @@ struct Buffers {
 type Item<'a, 'b> = (&'a mut Sequence, &'b [u32]);
 
 impl Engine {
+    /// Tokens of a [step](Engine::step), at most.
+    pub const MAX_STEP_TOKENS: usize = BATCH_TOKENS;
+
     /// Brings the model's weights into shape. Takes little more memory than the file: see [`crate`].
     pub fn new(model: &Arc<Model>, options: EngineOptions) -> Result<Engine, Error> {
         let config = model.config().clone();
@@ -316,6 +330,68 @@ impl Engine {
             data.extend(self.logits_of(&rows)?.into_vec());
         }
         Ok(Logits { vocab_size: self.config.vocab_size, data })
+    }
+
+    /// Appends tokens to several sequences in one pass, as many to each as its part says: what a server needs, whose
+    /// prompts arrive while others' answers are being decoded. The rows of the result are those that the parts ask
+    /// for, in order.
+    ///
+    /// # Errors
+    /// As [`Engine::prefill`]; also if the parts have more tokens than [`Engine::MAX_STEP_TOKENS`] together, or a part
+    /// asks for logits of more tokens than it has.
+    pub fn step(&mut self, parts: &mut [StepPart]) -> Result<Logits, Error> {
+        let mut rows = Vec::new();
+        let mut n_tokens = 0;
+        for part in parts.iter() {
+            self.check(part.sequence, part.tokens)?;
+            n_tokens += part.tokens.len();
+            if part.n_logits > part.tokens.len() {
+                return Err(Error::BadOption("logits are asked for of more tokens than are computed".into()));
+            }
+            rows.extend(n_tokens - part.n_logits..n_tokens);
+        }
+        if n_tokens == 0 {
+            return Err(Error::NoTokens);
+        }
+        if n_tokens > Engine::MAX_STEP_TOKENS {
+            let most = Engine::MAX_STEP_TOKENS;
+            return Err(Error::BadOption(format!("a step computes at most {most} tokens, not {n_tokens}")));
+        }
+        let mut items: Vec<Item> = parts.iter_mut().map(|part| (&mut *part.sequence, part.tokens)).collect();
+        self.forward(&mut items)?;
+        let mut data = Vec::with_capacity(rows.len() * self.config.vocab_size);
+        for rows in rows.chunks(LOGITS_ROWS) {
+            data.extend(self.logits_of(rows)?.into_vec());
+        }
+        Ok(Logits { vocab_size: self.config.vocab_size, data })
+    }
+
+    /// Appends `tokens` to a sequence; the mean of the last layer's normed states over them, `[hidden_dim]`: what the
+    /// model makes of a text as a whole.
+    ///
+    /// # Errors
+    /// As [`Engine::prefill`].
+    pub fn mean_state(
+        &mut self,
+        sequence: &mut Sequence,
+        tokens: &[u32],
+        cancel: &CancelToken,
+    ) -> Result<Vec<f32>, Error> {
+        self.check(sequence, tokens)?;
+        let Config { hidden_dim, rms_norm_eps, .. } = self.config;
+        let mut sum = vec![0.0f64; hidden_dim];
+        let mut state = vec![0.0; hidden_dim];
+        for chunk in tokens.chunks(BATCH_TOKENS) {
+            if cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            self.forward(&mut [(sequence, chunk)])?;
+            for row in self.buffers.x.chunks_exact(hidden_dim).take(chunk.len()) {
+                rms_norm(self.isa, row, &self.weights.output_norm, rms_norm_eps, &mut state);
+                sum.iter_mut().zip(&state).for_each(|(sum, &x)| *sum += f64::from(x));
+            }
+        }
+        Ok(sum.iter().map(|sum| (sum / tokens.len() as f64) as f32).collect())
     }
 
     /// Appends `tokens` to a sequence and hands the logits after each, from the `first`-th on, to `row` (called

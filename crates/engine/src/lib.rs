@@ -3,7 +3,7 @@
 //! - [`Engine`] holds a model's weights, ready to compute, and the threads.
 //! - A [`Sequence`] is what has been computed for one run of tokens; sequences with the same beginning share it.
 //! - [`Engine::prefill`] appends many tokens to one sequence, [`Engine::decode`] one token to each of many,
-//!   [`Engine::score`] gives the logits of every position.
+//!   [`Engine::score`] gives the logits of every position, [`Engine::step`] mixes them all in one pass.
 //! - [`Engine::embed`], [`Engine::run_layer`] and [`Engine::logits`] are the same pass layer by layer, for whoever
 //!   watches the inputs of matrices or changes weights in between.
 //! - A [`Sampler`] chooses tokens from logits; a [`Generator`] does all of it until a stop.
@@ -21,9 +21,9 @@ mod sequence;
 mod weights;
 
 pub use edgeward_kernels::Isa;
-pub use edgeward_kernels::kv::KvType;
+pub use edgeward_kernels::kv::{KvType, PAGE_LEN};
 
-pub use engine::{CancelToken, Engine, EngineOptions, Logits, MatrixInput, Precision};
+pub use engine::{CancelToken, Engine, EngineOptions, Logits, MatrixInput, Precision, StepPart};
 pub use error::Error;
 pub use generator::{Generator, GeneratorOptions, StopReason};
 pub use sampler::{Sampled, Sampler, SamplerOptions, log_probability, top_log_probabilities};

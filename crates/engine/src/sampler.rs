@@ -158,7 +158,9 @@ impl Sampler {
         // removes lies below everything it keeps. It counts only after top-p, though, whose total includes it.
         let candidates = &mut self.candidates;
         candidates.clear();
-        candidates.extend(logits.iter().enumerate().map(|(i, &logit)| (i as u32, logit)));
+        // What a bias or a grammar has ruled out is no candidate, however the sums round.
+        let possible = logits.iter().enumerate().filter(|(_, logit)| **logit > f32::NEG_INFINITY);
+        candidates.extend(possible.map(|(i, &logit)| (i as u32, logit)));
         if o.top_k > 0 && o.top_k < candidates.len() {
             candidates.select_nth_unstable_by(o.top_k - 1, by_logit);
             candidates.truncate(o.top_k);
