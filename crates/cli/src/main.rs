@@ -19,7 +19,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    bench, completions, compress, eval, inspect, models, net, perplexity, probe, pull, rm, run, tokenize,
+    bench, completions, compress, eval, inspect, keys, models, net, perplexity, probe, pull, rm, run, serve,
+    tokenize,
 };
 use store::Verbosity;
 
@@ -36,6 +37,7 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 Examples:
   edgeward run smollm2-135m \"Why is the sky blue?\"   fetches the model the first time
   edgeward run smollm2-135m                           a chat
+  edgeward serve smollm2-135m                         an API at http://127.0.0.1:8080/v1
   edgeward models --all                               what is here, and what could be
   edgeward bench smollm2-135m                         how fast, and how near to this device's limit
 
@@ -53,6 +55,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Run(run::Args),
+    Serve(serve::Args),
+    Keys(keys::Args),
     Pull(pull::Args),
     Models(models::Args),
     Rm(rm::Args),
@@ -72,6 +76,8 @@ fn main() -> ExitCode {
     let verbosity = if cli.quiet { Verbosity::Quiet } else { Verbosity::Normal };
     let outcome = match cli.command {
         Command::Run(args) => run::run(&args, verbosity),
+        Command::Serve(args) => serve::run(&args, verbosity),
+        Command::Keys(args) => keys::run(&args, verbosity),
         Command::Pull(args) => pull::run(&args, verbosity),
         Command::Models(args) => models::run(&args),
         Command::Rm(args) => rm::run(&args, verbosity),

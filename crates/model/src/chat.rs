@@ -354,6 +354,11 @@ impl JsonWriter<'_> {
     }
 }
 
+/// A time as RFC 3339 writes it, `2026-11-24T09:30:00Z`. Seconds since 1970-01-01 00:00 UTC.
+pub fn rfc3339(time_s: i64) -> String {
+    strftime(time_s, "%FT%TZ").expect("its fields are known")
+}
+
 /// `datetime.strftime` for the fields that templates use; others are refused by name.
 fn strftime(time_s: i64, format: &str) -> Result<String, minijinja::Error> {
     const MONTHS: [&str; 12] = [

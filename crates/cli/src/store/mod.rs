@@ -9,6 +9,8 @@
 //! locks/NAME.lock             held by whoever changes NAME
 //! device.json                 what this device can do, as `edgeward probe` measured it
 //! history.txt                 lines typed in chats
+//! keys.json                   keys of `edgeward serve`, as hashes
+//! tls/                        its own certificate authority
 //! ```
 //!
 //! Invariants: a folder appears below `models/` by one rename, when every file in it has the size and checksum that
@@ -191,6 +193,16 @@ impl Store {
     /// Where the lines that were typed in chats are kept.
     pub fn history_path(&self) -> PathBuf {
         self.root.join("history.txt")
+    }
+
+    /// Where the keys of the server are kept.
+    pub fn keys_path(&self) -> PathBuf {
+        self.root.join("keys.json")
+    }
+
+    /// Where the server's own certificate authority is kept.
+    pub fn tls_dir(&self) -> PathBuf {
+        self.root.join("tls")
     }
 
     /// Everything that has a name here, and with `all` what the catalogue offers besides; by name.

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub mod server;
+pub mod serving;
 pub mod terminal;
 
 use std::fs;

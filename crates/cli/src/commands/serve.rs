@@ -1,0 +1,258 @@
+//! `edgeward serve`: let other programs talk to models, by the APIs that they already speak.
+//!
+//! The address goes to standard output when requests are answered, so that a script can wait for it.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use edgeward_model::chat::ChatTemplate;
+use edgeward_serve::keys::{KeyFile, KeyRing};
+use edgeward_serve::scheduler::Limits;
+use edgeward_serve::{BoundServer, ModelInfo, ModelText, ServedModel, ServerConfig, ServerOptions, tls};
+
+use crate::Outcome;
+use crate::device;
+use crate::engine_args::{self, EngineArgs};
+use crate::output;
+use crate::store::{Progress, Store, Verbosity};
+
+/// Shares of the memory that is free at the start: for keys and values of requests under way, and of those to come.
+const KV_SHARE: u64 = 4;
+const CACHE_SHARE: u64 = 16;
+
+/// Serve models over HTTP, by the APIs that other programs speak
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  edgeward serve smollm2-135m
+  edgeward serve smollm2-135m gemma3-270m --port 9000
+  curl http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' \\
+      -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Why is the sky blue?\"}]}'
+  edgeward keys add phone && edgeward serve smollm2-135m --host 0.0.0.0 --tls-name kitchen.lan
+
+Endpoints: OpenAI's /v1/chat/completions, /v1/completions,
+/v1/responses, /v1/embeddings and /v1/models; Anthropic's /v1/messages; Ollama's /api/chat, /api/generate, /api/embed
+and /api/tags; /v1/rerank, /tokenize, /detokenize, /health, /ready, /metrics. Ctrl-C lets answers under way finish; a
+second one does not.
+Only this machine is served, unless --host says otherwise; others then need a key, and TLS.")]
+pub struct Args {
+    /// Names, hf:org/repo[/file.gguf] or paths; pulled first if they are not here. The first is the default
+    #[arg(required = true)]
+    models: Vec<String>,
+    /// Address to listen at
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    host: IpAddr,
+    /// Port to listen at; 0 for any that is free
+    #[arg(long, short, default_value_t = 8080)]
+    port: u16,
+    /// Answers computed at once
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=Limits::MAX_ACTIVE as i64))]
+    parallel: u16,
+    /// Requests that may wait beyond those; more are told to come back later
+    #[arg(long, default_value_t = 64)]
+    queue: usize,
+    /// Memory for keys and values of requests under way, MiB [default: a quarter of what is free]
+    #[arg(long, value_name = "MIB")]
+    kv_memory: Option<u64>,
+    /// Memory for keys and values of prompts that may come again, MiB [default: a sixteenth of what is free]
+    #[arg(long, value_name = "MIB")]
+    cache_memory: Option<u64>,
+    /// Tokens of an answer where the request does not say
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: u32,
+    /// Seconds for an answer, at most
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
+    /// Size of a request, at most, KiB
+    #[arg(long, default_value_t = 8192, value_name = "KIB", value_parser = clap::value_parser!(u32).range(1..))]
+    max_body: u32,
+    /// How conversations are written for the models: chatml, llama3, gemma, mistral, or a file with a template
+    #[arg(long, value_name = "NAME|FILE")]
+    chat_template: Option<String>,
+    /// Ask for a key even on this machine; see `edgeward keys`
+    #[arg(long)]
+    require_keys: bool,
+    /// Serve the network without encryption, and without keys if there are none
+    #[arg(long, conflicts_with_all = ["tls_cert", "tls_name"])]
+    insecure: bool,
+    /// Encrypt with this certificate, a file in PEM format
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Encrypt with a certificate of this machine's own authority, also for this name (may be given several times)
+    #[arg(long, value_name = "NAME", conflicts_with = "tls_cert")]
+    tls_name: Vec<String>,
+    /// Append a line for each request to this file: who, what, how much; never what was said
+    #[arg(long, value_name = "FILE")]
+    audit: Option<PathBuf>,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
+    let mut progress = Progress::new(verbosity);
+    // What is wrong with the arguments is said before a model is fetched.
+    let keys = keys(args)?;
+    let tls = tls(args, &progress)?;
+    let template = args.chat_template.as_deref().map(template_source).transpose()?;
+    let audit = args.audit.as_deref().map(open_audit).transpose()?;
+    let mut models: Vec<Arc<ServedModel>> = Vec::new();
+    for name in &args.models {
+        let model = start_model(args, name, template.as_deref(), &mut progress)?;
+        if models.iter().any(|other| other.info.name == model.info.name) {
+            return Err(format!("two models would be called {}: serve one of them", model.info.name).into());
+        }
+        models.push(Arc::new(model));
+    }
+    let options = ServerOptions {
+        keys,
+        audit,
+        max_body_bytes: (args.max_body as usize) << 10,
+        max_duration: Duration::from_secs(args.timeout),
+        default_max_tokens: args.max_tokens as usize,
+        ..ServerOptions::default()
+    };
+    let address = SocketAddr::new(args.host, args.port);
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let server = BoundServer::bind(address, models, options, tls)
+        .map_err(|error| format!("cannot listen at {address}: {error}; choose another with --port"))?;
+    let stop = server.stop_handle();
+    let mut is_second = false;
+    ctrlc::set_handler(move || {
+        if std::mem::replace(&mut is_second, true) {
+            std::process::exit(130);
+        }
+        stop.stop();
+    })?;
+    output::print_line(&format!("{scheme}://{}", server.address()?))?;
+    progress.note("Serving; Ctrl-C ends.");
+    server.run()?;
+    Ok(())
+}
+
+/// The keys that requests must have, if they must: always where others can reach the server.
+fn keys(args: &Args) -> Result<Option<KeyRing>, Box<dyn std::error::Error>> {
+    let ring = KeyRing::open(KeyFile::new(Store::open()?.keys_path()))?;
+    let is_open = args.host.is_loopback() && !args.require_keys;
+    if is_open || (args.insecure && ring.is_empty() && !args.require_keys) {
+        return Ok(None);
+    }
+    if ring.is_empty() {
+        return Err("there is no key yet: make one with `edgeward keys add NAME`".into());
+    }
+    Ok(Some(ring))
+}
+
+/// Encryption, if it is asked for, and always where others can reach the server.
+fn tls(args: &Args, progress: &Progress) -> Result<Option<Arc<ServerConfig>>, Box<dyn std::error::Error>> {
+    if let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) {
+        return Ok(Some(tls::given(certificate, key)?));
+    }
+    if args.insecure || (args.host.is_loopback() && args.tls_name.is_empty()) {
+        return Ok(None);
+    }
+    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+    if !args.host.is_unspecified() {
+        names.push(args.host.to_string());
+    }
+    names.extend(args.tls_name.iter().cloned());
+    let (config, authority) = tls::own(&Store::open()?.tls_dir(), &names)?;
+    progress.note(&format!("Clients must trust the authority in {}", authority.display()));
+    Ok(Some(config))
+}
+
+/// The text of a template of our own, or of a file.
+fn template_source(name: &str) -> Result<String, Box<dyn std::error::Error>> {
+    if ChatTemplate::BUILTIN_NAMES.contains(&name) {
+        return Ok(name.to_owned());
+    }
+    let source = std::fs::read_to_string(name).map_err(|error| {
+        let known = ChatTemplate::BUILTIN_NAMES.join(", ");
+        format!("could not read the chat template {name}: {error}; those with names are {known}")
+    })?;
+    ChatTemplate::new(&source)?;
+    Ok(source)
+}
+
+fn template(source: &str) -> Result<ChatTemplate, Box<dyn std::error::Error>> {
+    Ok(match ChatTemplate::builtin(source) {
+        Some(template) => template,
+        None => ChatTemplate::new(source)?,
+    })
+}
+
+fn open_audit(path: &Path) -> Result<Box<dyn Write + Send>, Box<dyn std::error::Error>> {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    Ok(Box::new(file.map_err(|error| format!("could not write to {}: {error}", path.display()))?))
+}
+
+fn start_model(
+    args: &Args,
+    name: &str,
+    template_source: Option<&str>,
+    progress: &mut Progress,
+) -> Result<ServedModel, Box<dyn std::error::Error>> {
+    let model = engine_args::open(name, progress)?;
+    let text = ModelText::new(&model, template_source.map(template).transpose()?)?;
+    let engine = args.engine.engine(&model, progress)?;
+    let config = model.config();
+    let info = ModelInfo {
+        name: public_name(name),
+        context_len: engine.context_len(),
+        vocab_size: config.vocab_size,
+        hidden_dim: config.hidden_dim,
+        file_bytes: model.file_bytes(),
+        family: format!("{:?}", config.family).to_lowercase(),
+        loaded_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
+    };
+    let share = |mib: Option<u64>, share: u64| {
+        let free_bytes = device::memory().map_or(1 << 30, |memory| memory.available_bytes);
+        let bytes = mib.map_or(free_bytes / share / args.models.len() as u64, |mib| mib << 20);
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    };
+    let limits = Limits {
+        max_active: usize::from(args.parallel),
+        max_waiting: args.queue,
+        kv_bytes: share(args.kv_memory, KV_SHARE),
+        cache_bytes: share(args.cache_memory, CACHE_SHARE),
+    };
+    Ok(ServedModel::start(info, text, engine, limits)?)
+}
+
+/// What clients call a model: a path is nobody's business, but its last part is a name.
+fn public_name(reference: &str) -> String {
+    if reference.starts_with("hf:") {
+        return reference.to_owned();
+    }
+    let path = Path::new(reference);
+    let name = match path.extension() {
+        Some(extension) if extension == "gguf" => path.file_stem(),
+        _ => path.file_name(),
+    };
+    name.map_or(reference.to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_for_clients() {
+        for (reference, name) in [
+            ("smollm2-135m", "smollm2-135m"),
+            ("hf:org/repo", "hf:org/repo"),
+            ("/models/a.b.gguf", "a.b"),
+            ("./folder/", "folder"),
+            ("qwen2.5-0.5b", "qwen2.5-0.5b"),
+        ] {
+            assert_eq!(public_name(reference), name);
+        }
+    }
+}

@@ -1,0 +1,761 @@
+//! `edgeward serve` and `edgeward keys`, through the real binary and real sockets, on the tiny random models of
+//! `testdata/tiny`.
+
+#![cfg(unix)]
+
+mod support;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use support::Sandbox;
+use support::serving::{Said, Serving};
+
+fn tiny(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/tiny").join(name);
+    path.canonicalize().unwrap().display().to_string()
+}
+
+/// A server of the tiny llama with room for some hundred tokens.
+fn serve(sandbox: &Sandbox, args: &[&str]) -> Serving {
+    Serving::start(sandbox, &[&[tiny("llama.gguf").as_str(), "--context", "4096"], args].concat())
+}
+
+fn chat(content: &str) -> Value {
+    json!({ "messages": [{ "role": "user", "content": content }], "temperature": 0, "max_tokens": 12, "ignore_eos": true })
+}
+
+fn with(mut base: Value, more: Value) -> Value {
+    base.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    base
+}
+
+fn content(said: &Said) -> String {
+    said.json()["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn whole_and_streamed_answers_are_the_same() {
+    let sandbox = Sandbox::new();
+    let server = serve(&sandbox, &[]);
+    let request = with(
+        chat("Hello"),
+        json!({ "n": 2, "temperature": 1.0, "seed": 3, "logprobs": true, "top_logprobs": 2 }),
+    );
+    let whole = server.post("/v1/chat/completions", &request).json();
+    assert_eq!((&whole["object"], &whole["model"]), (&json!("chat.completion"), &json!("llama")));
+    assert_eq!(whole["usage"]["completion_tokens"], 24);
+    assert_ne!(whole["choices"][0]["message"], whole["choices"][1]["message"], "each has its own seed");
+
+    let request = with(request, json!({ "stream": true, "stream_options": { "include_usage": true } }));
+    let said = server.post("/v1/chat/completions", &request);
+    assert_eq!(said.header("content-type"), Some("text/event-stream"));
+    let pieces = said.pieces();
+    for idx in 0..2 {
+        let choices = || {
+            pieces
+                .iter()
+                .flat_map(|piece| piece["choices"].as_array().unwrap())
+                .filter(|choice| choice["index"] == idx)
+        };
+        let text: String = choices().filter_map(|choice| choice["delta"]["content"].as_str()).collect();
+        assert_eq!(whole["choices"][idx]["message"]["content"], text.as_str());
+        let logprobs: Vec<&Value> =
+            choices().filter_map(|choice| choice["logprobs"]["content"].as_array()).flatten().collect();
+        assert_eq!(
+            *whole["choices"][idx]["logprobs"]["content"].as_array().unwrap(),
+            logprobs.into_iter().cloned().collect::<Vec<_>>()
+        );
+        let reasons: Vec<&str> = choices().filter_map(|choice| choice["finish_reason"].as_str()).collect();
+        assert_eq!(reasons, ["length"]);
+        assert_eq!(choices().next().unwrap()["delta"]["role"], "assistant");
+    }
+    let last = pieces.last().unwrap();
+    assert_eq!((&last["choices"], &last["usage"]["completion_tokens"]), (&json!([]), &json!(24)));
+
+    let request = json!({ "prompt": "Hello", "max_tokens": 9, "temperature": 0, "ignore_eos": true, "logprobs": 1, "n": 2 });
+    let whole = server.post("/v1/completions", &request).json();
+    let pieces = server.post("/v1/completions", &with(request, json!({ "stream": true }))).pieces();
+    let text: String = pieces
+        .iter()
+        .filter(|piece| piece["choices"][0]["index"] == 1)
+        .filter_map(|piece| piece["choices"][0]["text"].as_str())
+        .collect();
+    assert_eq!(whole["choices"][1]["text"], text.as_str());
+    assert_eq!(whole["choices"][0]["logprobs"]["tokens"].as_array().unwrap().len(), 9);
+}
+
+#[test]
+fn answers_are_those_of_the_command_line() {
+    let sandbox = Sandbox::new();
+    let model = tiny("llama.gguf");
+    let args = ["run", &model, "Hello", "-n", "12", "--temperature", "0", "--repetition-penalty", "1"];
+    let expected = sandbox.run(&args).success();
+    let server = serve(&sandbox, &[]);
+    let request =
+        json!({ "messages": [{ "role": "user", "content": "Hello" }], "temperature": 0, "max_tokens": 12 });
+    assert_eq!(content(&server.post("/v1/chat/completions", &request)), expected.trim_end_matches('\n'));
+    let parts = json!({ "messages": [{ "role": "user", "content": [{ "type": "text", "text": "Hel" }, { "type": "text", "text": "lo" }] }] });
+    assert_eq!(
+        content(&server.post("/v1/chat/completions", &with(request, parts))),
+        expected.trim_end_matches('\n')
+    );
+}
+
+#[test]
+fn options_do_what_they_say() {
+    let sandbox = Sandbox::new();
+    let server = serve(&sandbox, &[]);
+    let ask = |more: Value| server.post("/v1/chat/completions", &with(chat("Hello"), more));
+    let plain = content(&ask(json!({})));
+    assert_eq!(content(&ask(json!({}))), plain, "the cached prompt changes nothing");
+
+    let stop: String = plain.chars().skip(4).take(2).collect();
+    let said = ask(json!({ "stop": [stop] })).json();
+    assert_eq!(said["choices"][0]["message"]["content"], plain.split(&stop).next().unwrap());
+    assert_eq!(said["choices"][0]["finish_reason"], "stop");
+
+    let id = server.post("/tokenize", &json!({ "content": "a" })).json()["tokens"][0].to_string();
+    let biased = |bias: f64| content(&ask(json!({ "logit_bias": { id.as_str(): bias }, "max_tokens": 3 })));
+    assert_eq!(biased(100.0), "aaa");
+    let seeded = |seed: i64| content(&ask(json!({ "temperature": 2, "top_p": 1, "min_p": 0, "seed": seed })));
+    assert_eq!(seeded(5), seeded(5));
+    assert_ne!(seeded(5), seeded(6));
+    assert_eq!(content(&ask(json!({ "temperature": 2, "min_p": 1.0 }))), plain, "only the likeliest is left");
+    assert_eq!(content(&ask(json!({ "temperature": 2, "top_k": 1 }))), plain);
+    let repeated = content(&ask(
+        json!({ "logit_bias": { id.as_str(): 100.0 }, "presence_penalty": 2, "frequency_penalty": 2, "max_tokens": 60 }),
+    ));
+    assert!(repeated.starts_with('a'));
+    assert_eq!(ask(json!({ "max_completion_tokens": 5 })).json()["usage"]["completion_tokens"], 5);
+
+    let echo = json!({ "prompt": ["one", "two"], "echo": true, "max_tokens": 2, "ignore_eos": true });
+    let said = server.post("/v1/completions", &echo).json();
+    assert_eq!(said["choices"].as_array().unwrap().len(), 2);
+    assert!(said["choices"][1]["text"].as_str().unwrap().starts_with("two"));
+    assert_eq!(said["choices"][1]["index"], 1);
+}
+
+#[test]
+fn json_is_json_whatever_the_model_would_say() {
+    let sandbox = Sandbox::new();
+    let server = serve(&sandbox, &[]);
+    let schema = json!({
+        "type": "object",
+        "properties": { "city": { "type": "string", "maxLength": 12 }, "size": { "enum": ["small", "large"] } },
+        "required": ["city", "size"],
+        "additionalProperties": false,
+    });
+    for seed in 0..4 {
+        let format = json!({
+            "response_format": { "type": "json_schema", "json_schema": { "name": "place", "schema": schema } },
+            "temperature": 1, "seed": seed, "max_tokens": 400, "ignore_eos": false,
+        });
+        let said = server.post("/v1/chat/completions", &with(chat("Hello"), format)).json();
+        assert_eq!(said["choices"][0]["finish_reason"], "stop");
+        let value: Value =
+            serde_json::from_str(said["choices"][0]["message"]["content"].as_str().unwrap()).unwrap();
+        assert!(value["city"].as_str().unwrap().chars().count() <= 12);
+        assert!(["small", "large"].contains(&value["size"].as_str().unwrap()));
+    }
+    let cut = json!({
+        "response_format": { "type": "json_schema", "json_schema": { "name": "place", "schema": schema } },
+        "max_tokens": 4,
+    });
+    let said = server.post("/v1/chat/completions", &with(chat("Hello"), cut)).json();
+    assert_eq!(said["choices"][0]["finish_reason"], "length", "cut off, and it says so");
+    let object = json!({ "response_format": { "type": "json_object" }, "max_tokens": 4 });
+    let said = server.post("/v1/chat/completions", &with(chat("Hello"), object)).json();
+    assert!(said["choices"][0]["message"]["content"].as_str().unwrap().starts_with('{'));
+
+    let schema = json!({ "type": "string", "pattern": "(?=x)x" });
+    let format = json!({ "response_format": { "type": "json_schema", "json_schema": { "name": "x", "schema": schema } } });
+    let (status, param, message) = server.post("/v1/chat/completions", &with(chat("Hello"), format)).error();
+    assert_eq!((status, param.as_str()), (400, "response_format.json_schema.schema"));
+    assert!(message.contains("cannot be enforced"), "{message}");
+}
+
+#[test]
+fn wrong_requests_name_the_field() {
+    let sandbox = Sandbox::new();
+    let server = serve(&sandbox, &[]);
+    for (more, status, param) in [
+        (json!({ "temperature": "hot" }), 400, "temperature"),
+        (json!({ "temperature": -1 }), 400, "temperature"),
+        (json!({ "top_p": 0 }), 400, "top_p"),
+        (json!({ "n": 0 }), 400, "n"),
+        (json!({ "n": 100 }), 400, "n"),
+        (json!({ "max_tokens": 0 }), 400, "max_tokens"),
+        (json!({ "stop": [1] }), 400, "stop"),
+        (json!({ "logit_bias": { "x": 1 } }), 400, "logit_bias"),
+        (json!({ "logit_bias": { "99999": 1 } }), 200, ""),
+        (json!({ "top_logprobs": 3 }), 400, "top_logprobs"),
+        (json!({ "logprobs": true, "top_logprobs": 21 }), 400, "top_logprobs"),
+        (json!({ "response_format": { "type": "xml" } }), 400, "response_format.type"),
+        (json!({ "messages": null }), 400, "messages"),
+        (json!({ "messages": [] }), 400, "messages"),
+        (json!({ "messages": [{ "role": "god", "content": "x" }] }), 400, "messages[0].role"),
+        (json!({ "messages": [{ "role": "user" }] }), 400, "messages[0].content"),
+        (
+            json!({ "messages": [{ "role": "user", "content": [{ "type": "image_url" }] }] }),
+            400,
+            "messages[0].content[0].type",
+        ),
+        (json!({ "messages": [{ "role": "user", "content": "word ".repeat(9000) }] }), 400, "messages"),
+        (json!({ "model": "gpt-5" }), 404, "model"),
+        (json!({ "audio": { "voice": "x" } }), 400, "audio"),
+        (json!({ "modalities": ["text", "audio"] }), 400, "modalities"),
+        (json!({ "unheard_of": 1, "user": "me", "modalities": ["text"] }), 200, ""),
+    ] {
+        let said = server.post("/v1/chat/completions", &with(chat("Hello"), more.clone()));
+        assert_eq!(said.status, status, "{more}: {}", said.body);
+        if status != 200 {
+            let (_, named, message) = said.error();
+            assert_eq!(named, param, "{more}: {message}");
+            assert!(!message.is_empty());
+        }
+    }
+    for (path, body, param) in [
+        ("/v1/completions", json!({}), "prompt"),
+        ("/v1/completions", json!({ "prompt": [[1, -2]] }), "prompt"),
+        ("/v1/completions", json!({ "prompt": "x", "suffix": "y" }), "suffix"),
+        ("/v1/completions", json!({ "prompt": "x", "best_of": 3 }), "best_of"),
+        ("/v1/completions", json!({ "prompt": ["x", "y"], "stream": true }), "prompt"),
+        ("/tokenize", json!({}), "content"),
+        ("/detokenize", json!({ "tokens": [1, 99_999_999] }), "tokens"),
+        ("/detokenize", json!({ "tokens": ["a"] }), "tokens"),
+    ] {
+        let (status, named, _) = server.post(path, &body).error();
+        assert_eq!((status, named.as_str()), (400, param), "{path} {body}");
+    }
+    assert_eq!(server.post("/v1/completions", &json!({ "prompt": [99_999_999] })).status, 400);
+    assert_eq!(server.get("/nowhere").error().0, 404);
+    assert_eq!(server.get("/v1/chat/completions").error().0, 405);
+    assert_eq!(server.get("/v1/models/absent").error().0, 404);
+}
+
+#[test]
+fn models_and_tokens() {
+    let sandbox = Sandbox::new();
+    let server = Serving::start(&sandbox, &[&tiny("llama.gguf"), &tiny("qwen3.gguf")]);
+    let list = server.get("/v1/models").json();
+    let ids: Vec<&str> =
+        list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["llama", "qwen3"]);
+    assert_eq!(server.get("/v1/models/qwen3").json()["meta"]["family"], "qwen3");
+    for model in ids {
+        let text = "Hello, 你好 🦀";
+        let tokens = server.post("/tokenize", &json!({ "model": model, "content": text })).json();
+        let back = server.post("/detokenize", &json!({ "model": model, "tokens": tokens["tokens"] })).json();
+        assert_eq!(back["content"], text);
+        let pieces =
+            server.post("/tokenize", &json!({ "model": model, "content": "ab", "with_pieces": true })).json();
+        assert!(pieces["tokens"][0]["piece"].is_string());
+        let said = server.post("/v1/chat/completions", &with(chat("Hi"), json!({ "model": model })));
+        assert_eq!(said.json()["model"], model);
+    }
+    assert_eq!(server.get("/health").json()["status"], "ok");
+    assert_eq!(server.get("/ready").json()["status"], "ready");
+    assert!(server.metric("generated_tokens_total{model=\"qwen3\"}") >= 12.0);
+}
+
+/// A request that the tiny model would answer for a long time.
+fn endless() -> Value {
+    json!({ "messages": [{ "role": "user", "content": "Hello" }], "max_tokens": 4000, "ignore_eos": true, "stream": true })
+}
+
+fn raw_post(path: &str, body: &Value) -> Vec<u8> {
+    let body = body.to_string();
+    format!(
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+/// Waits until a metric is as wanted.
+#[track_caller]
+fn wait_for(server: &Serving, metric: &str, wanted: f64) {
+    let start = Instant::now();
+    while server.metric(metric) != wanted {
+        assert!(start.elapsed() < Duration::from_secs(60), "{metric} is {}", server.metric(metric));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_client_that_leaves_frees_its_place() {
+    let sandbox = Sandbox::new();
+    let server = serve(&sandbox, &["--parallel", "1", "--queue", "1"]);
+    let whole = with(endless(), json!({ "stream": false }));
+    for body in [endless(), whole] {
+        let mut gone = server.connect();
+        gone.write_all(&raw_post("/v1/chat/completions", &body)).unwrap();
+        wait_for(&server, "requests_active", 1.0);
+        let mut waiting = server.connect();
+        waiting.write_all(&raw_post("/v1/chat/completions", &body)).unwrap();
+        wait_for(&server, "requests_waiting", 1.0);
+        let said = server.post("/v1/chat/completions", &chat("Hello"));
+        assert_eq!((said.status, said.header("retry-after")), (429, Some("1")), "{}", said.body);
+        drop(gone);
+        drop(waiting);
+        wait_for(&server, "requests_active", 0.0);
+        wait_for(&server, "requests_waiting", 0.0);
+        assert_eq!(server.metric("kv_reserved_bytes"), 0.0);
+    }
+    assert_eq!(server.post("/v1/chat/completions", &chat("Hello")).status, 200);
+}
+
+#[test]
+fn deadlines_are_kept() {
+    let sandbox = Sandbox::new();
+    let server = serve(&sandbox, &["--parallel", "1"]);
+    let body = with(endless(), json!({ "timeout_ms": 100, "stream": false }));
+    assert_eq!(server.post("/v1/chat/completions", &body).error().0, 504);
+    let said = server.post("/v1/chat/completions", &with(endless(), json!({ "timeout_ms": 100 })));
+    assert!(said.body.contains("timeout_error"), "{}", said.body);
+}
+
+#[test]
+fn it_stops_when_told_and_finishes_what_it_has_begun() {
+    let sandbox = Sandbox::new();
+    let server = serve(&sandbox, &[]);
+    let mut stream = server.connect();
+    let body = with(endless(), json!({ "max_tokens": 300, "stream": false }));
+    stream.write_all(&raw_post("/v1/chat/completions", &body)).unwrap();
+    wait_for(&server, "requests_active", 1.0);
+    assert_eq!(server.stop("-TERM"), Some(0));
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"completion_tokens\":300"), "{answer}");
+}
+
+#[test]
+fn keys_are_asked_for_and_limited() {
+    let sandbox = Sandbox::new();
+    let error = sandbox.run(&["serve", &tiny("llama.gguf"), "--port", "0", "--require-keys"]).failure();
+    assert!(error.contains("edgeward keys add"), "{error}");
+    let add = |args: &[&str]| {
+        let key = sandbox.run(&[&["keys", "add"], args].concat()).success();
+        key.trim_end().to_owned()
+    };
+    let phone = add(&["phone"]);
+    let embed = add(&["embedder", "--scope", "embed"]);
+    let admin = add(&["admin", "--scope", "admin,chat"]);
+    let slow = add(&["slow", "--requests-per-minute", "2"]);
+    let poor = add(&["poor", "--tokens-per-day", "5"]);
+    let server = serve(&sandbox, &["--require-keys", "--audit", "audit.log"]);
+    let ask = |key: &str, more: Value| {
+        let bearer = format!("Bearer {key}");
+        server.post_with(
+            "/v1/chat/completions",
+            &[("authorization", &bearer)],
+            &with(chat("secret words"), more),
+        )
+    };
+    let status = |said: Said| said.status;
+    assert_eq!(status(server.post("/v1/chat/completions", &chat("Hello"))), 401);
+    for wrong in ["", "ew-0", &phone[..phone.len() - 1]] {
+        assert_eq!(status(ask(wrong, json!({}))), 401, "{wrong}");
+    }
+    assert_eq!(status(ask(&phone, json!({}))), 200);
+    assert_eq!(
+        status(server.post_with("/v1/chat/completions", &[("x-api-key", &phone)], &chat("Hello"))),
+        200
+    );
+    assert_eq!(status(ask(&embed, json!({}))), 403);
+    assert_eq!(status(ask(&phone, json!({ "priority": -1 }))), 400);
+    assert_eq!(status(ask(&admin, json!({ "priority": -1 }))), 200);
+    assert_eq!(status(server.get_with_key("/metrics", &phone)), 403);
+    assert_eq!(status(server.get_with_key("/metrics", &admin)), 200);
+    assert_eq!(status(server.get("/health")), 200);
+    assert_eq!(status(server.get("/v1/models")), 401);
+    assert_eq!(
+        [ask(&slow, json!({})), ask(&slow, json!({})), ask(&slow, json!({}))].map(status),
+        [200, 200, 429]
+    );
+    assert_eq!(status(ask(&poor, json!({}))), 200, "nobody knows beforehand");
+    let said = ask(&poor, json!({}));
+    assert!(
+        said.status == 429
+            && said.header("retry-after").is_some()
+            && said.body.contains("insufficient_quota")
+    );
+    sandbox.run(&["keys", "revoke", "phone"]).success();
+    assert_eq!(status(ask(&phone, json!({}))), 401, "revoked while the server runs");
+
+    let list = sandbox.run(&["keys", "list"]).success();
+    assert!(list.contains("embedder") && list.contains("never") && !list.contains("phone"), "{list}");
+    let list: Value = serde_json::from_str(&sandbox.run(&["keys", "list", "--json"]).success()).unwrap();
+    assert_eq!(list[0]["name"], "embedder");
+    let error = sandbox.run(&["keys", "add", "admin"]).failure();
+    assert!(error.contains("already"), "{error}");
+
+    let audit = fs::read_to_string(sandbox.path("home/audit.log")).unwrap();
+    let lines: Vec<Value> = audit.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let answered = lines.iter().find(|line| line["key"] == "phone" && line["status"] == 200).unwrap();
+    assert_eq!(
+        (&answered["path"], &answered["n_generated_tokens"]),
+        (&json!("/v1/chat/completions"), &json!(12))
+    );
+    assert!(lines.iter().any(|line| line["status"] == 401 && line["key"].is_null()));
+    assert!(
+        !audit.contains("secret") && !audit.contains(&phone[3..]),
+        "neither words nor keys are written down"
+    );
+}
+
+#[test]
+fn the_network_is_served_with_keys_and_encryption() {
+    let sandbox = Sandbox::new();
+    let network = ["--host", "0.0.0.0"];
+    let model = tiny("llama.gguf");
+    let error = sandbox.run(&[&["serve", &model, "--port", "0"], &network[..]].concat()).failure();
+    assert!(error.contains("edgeward keys add"), "{error}");
+    let key = sandbox.run(&["keys", "add", "phone"]).success();
+    let server = serve(&sandbox, &[&network[..], &["--tls-name", "kitchen.lan"]].concat());
+    assert!(server.url.starts_with("https://0.0.0.0:"), "{}", server.url);
+    let port = server.url.rsplit_once(':').unwrap().1;
+
+    // Who does not trust the authority does not talk; who does, and has the key, is answered.
+    let ask = |agent: &ureq::Agent, key: &str| {
+        let bearer = format!("Bearer {}", key.trim_end());
+        agent.get(format!("https://127.0.0.1:{port}/v1/models")).header("authorization", bearer).call()
+    };
+    let agent = |roots: ureq::tls::RootCerts| -> ureq::Agent {
+        let tls = ureq::tls::TlsConfig::builder().root_certs(roots).build();
+        ureq::Agent::config_builder().tls_config(tls).http_status_as_error(false).build().into()
+    };
+    let authority = fs::read(sandbox.store("tls/ca.pem")).unwrap();
+    let authority = ureq::tls::Certificate::from_pem(&authority).unwrap();
+    let trusting = agent(ureq::tls::RootCerts::from(vec![authority]));
+    assert!(ask(&agent(ureq::tls::RootCerts::WebPki), &key).is_err());
+    assert_eq!(ask(&trusting, &key).unwrap().status(), 200);
+    assert_eq!(ask(&trusting, "ew-0").unwrap().status(), 401);
+
+    // No plain words, and no older version: a hello of TLS 1.1 is answered with an alert.
+    let talk = |bytes: &[u8]| {
+        let mut stream = std::net::TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let _ = stream.write_all(bytes);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        answer
+    };
+    let answer = talk(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+    let mut hello = vec![22, 3, 1, 0, 45, 1, 0, 0, 41, 3, 2];
+    hello.extend([7; 32]);
+    hello.extend([0, 0, 2, 0xc0, 0x13, 1, 0]);
+    assert_eq!(talk(&hello).first(), Some(&21), "an alert");
+
+    // Spelled out, it can be had without either.
+    let server = serve(&Sandbox::new(), &["--host", "0.0.0.0", "--insecure"]);
+    assert!(server.url.starts_with("http://"));
+}
+
+#[test]
+fn pages_of_other_sites_get_nothing() {
+    let sandbox = Sandbox::new();
+    let server = serve(&sandbox, &[]);
+    let with_headers =
+        |headers: &[(&str, &str)]| server.post_with("/v1/chat/completions", headers, &chat("Hello"));
+    assert_eq!(with_headers(&[("origin", "https://evil.example")]).error().0, 403);
+    assert_eq!(with_headers(&[("origin", "null")]).error().0, 403);
+    assert_eq!(with_headers(&[("origin", &server.url)]).status, 200);
+    let said = server.raw(b"GET /v1/models HTTP/1.1\r\nhost: rebound.example\r\nconnection: close\r\n\r\n");
+    assert!(said.starts_with("HTTP/1.1 421"), "{said}");
+    // What a page may send without being asked first.
+    for content_type in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"]
+    {
+        assert_eq!(with_headers(&[("content-type", content_type)]).status, 415, "{content_type}");
+    }
+    let said = server.raw(b"OPTIONS /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\norigin: http://localhost\r\nconnection: close\r\n\r\n");
+    assert!(!said.to_lowercase().contains("access-control"), "{said}");
+}
+
+#[test]
+fn hostile_requests_are_refused_and_harm_nobody() {
+    let sandbox = Sandbox::new();
+    let server = serve(&sandbox, &["--max-body", "64"]);
+    let start = |said: String| said.lines().next().unwrap_or_default().to_owned();
+    // A head without end, too many headers, no HTTP at all.
+    let long = format!("GET /health HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "y".repeat(200_000));
+    assert!(start(server.raw(long.as_bytes())).contains("431"));
+    let many: String = (0..10_000).map(|i| format!("x-{i}: y\r\n")).collect();
+    assert!(
+        start(server.raw(format!("GET /health HTTP/1.1\r\nhost: localhost\r\n{many}\r\n").as_bytes()))
+            .contains("431")
+    );
+    assert!(start(server.raw(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n")).contains("400"));
+    // Bodies too large: promised, or sent without a promise.
+    let head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
+    assert!(
+        start(server.raw(format!("{head}content-length: 1073741824\r\n\r\n").as_bytes())).contains("413")
+    );
+    let chunk = format!("10000\r\n{}\r\n", " ".repeat(65_536)).repeat(3);
+    assert!(
+        start(server.raw(format!("{head}transfer-encoding: chunked\r\n\r\n{chunk}0\r\n\r\n").as_bytes()))
+            .contains("413")
+    );
+    // Compressed, ambiguous, smuggled.
+    assert!(
+        start(
+            server.raw(
+                format!("{head}content-encoding: gzip\r\ncontent-length: 1\r\nconnection: close\r\n\r\nx")
+                    .as_bytes()
+            )
+        )
+        .contains("415")
+    );
+    assert!(
+        start(server.raw(format!("{head}content-length: 5\r\ncontent-length: 6\r\n\r\n{{}}").as_bytes()))
+            .contains("400")
+    );
+    // JSON that is none, or too deep, or of the wrong kind.
+    for body in ["", "{", "[]", "nul", "{\"prompt\": \"\\ud800\"}", &"[".repeat(50_000)] {
+        let request = format!("{head}content-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+        assert!(start(server.raw(request.as_bytes())).contains("400"), "{body:.20}");
+    }
+    // A header cannot be injected by what is echoed: errors are JSON.
+    let said = server.post("/v1/completions", &json!({ "prompt": "x", "model": "a\r\nset-cookie: b" }));
+    assert!(said.status == 404 && said.header("set-cookie").is_none());
+    for path in [
+        "/../keys.json",
+        "/%2e%2e/keys.json",
+        "//etc/passwd",
+        "/v1/models/..%2f..%2fkeys.json",
+        "/v1/models/%00",
+    ] {
+        assert_eq!(server.get(path).status, 404, "{path}");
+    }
+    // Ones that never finish their head hold a connection each, and nobody up.
+    let slow: Vec<_> = (0..50)
+        .map(|_| {
+            let mut stream = server.connect();
+            stream.write_all(b"POST /v1/completions HTTP/1.1\r\nhost: local").unwrap();
+            stream
+        })
+        .collect();
+    assert_eq!(server.post("/v1/chat/completions", &chat("Hello")).status, 200);
+    drop(slow);
+}
+
+#[test]
+fn demanded_tools_are_called_as_their_schema_says() {
+    let sandbox = Sandbox::new();
+    let server = serve(&sandbox, &[]);
+    let tool = |name: &str, word: &str| {
+        json!({ "type": "function", "function": { "name": name, "parameters": {
+            "type": "object", "properties": { "w": { "const": word } }, "required": ["w"], "additionalProperties": false,
+        } } })
+    };
+    let tools =
+        json!({ "tools": [tool("one", "a"), tool("two", "b")], "max_tokens": 200, "ignore_eos": false });
+    let ask =
+        |more: Value| server.post("/v1/chat/completions", &with(with(chat("Hello"), tools.clone()), more));
+    let named = json!({ "tool_choice": { "type": "function", "function": { "name": "two" } } });
+    for choice in [json!({ "tool_choice": "required" }), named.clone()] {
+        let whole = ask(choice.clone()).json();
+        let choices = &whole["choices"][0];
+        assert_eq!(
+            (&choices["finish_reason"], &choices["message"]["content"]),
+            (&json!("tool_calls"), &Value::Null)
+        );
+        let function = &choices["message"]["tool_calls"][0]["function"];
+        let expected = if function["name"] == "one" { "a" } else { "b" };
+        assert!(choice == json!({ "tool_choice": "required" }) || function["name"] == "two");
+        let arguments: Value = serde_json::from_str(function["arguments"].as_str().unwrap()).unwrap();
+        assert_eq!(arguments, json!({ "w": expected }));
+        let pieces = ask(with(choice, json!({ "stream": true }))).pieces();
+        let delta = pieces.iter().find_map(|piece| piece["choices"][0]["delta"]["tool_calls"].as_array());
+        assert_eq!(delta.unwrap()[0]["function"], *function);
+        assert!(
+            pieces
+                .iter()
+                .all(|piece| piece["choices"][0]["delta"]["content"].as_str().unwrap_or("").is_empty())
+        );
+    }
+    // The conversation goes on with the call and its result.
+    let history = json!({ "messages": [
+        { "role": "user", "content": "Hello" },
+        { "role": "assistant", "tool_calls": [{ "id": "x", "type": "function", "function": { "name": "one", "arguments": "{\"w\": \"a\"}" } }] },
+        { "role": "tool", "tool_call_id": "x", "content": "done" },
+    ] });
+    assert_eq!(ask(history).status, 200);
+    assert_eq!(
+        ask(json!({ "tool_choice": "none" })).json()["choices"][0]["message"]["tool_calls"],
+        Value::Null
+    );
+    for (more, param) in [
+        (json!({ "tool_choice": { "type": "function", "function": { "name": "three" } } }), "tool_choice"),
+        (json!({ "tool_choice": "perhaps" }), "tool_choice"),
+        (json!({ "tools": [{ "type": "retrieval" }] }), "tools[0].type"),
+        (
+            json!({ "tools": [{ "type": "function", "function": { "name": "a b" } }] }),
+            "tools[0].function.name",
+        ),
+        (json!({ "tools": [tool("one", "a"), tool("one", "b")] }), "tools[1]"),
+        (with(named.clone(), json!({ "response_format": { "type": "json_object" } })), "response_format"),
+        (
+            json!({ "tool_choice": "required", "tools": [{ "type": "function", "function": { "name": "x", "parameters":
+            { "type": "object", "properties": { "y": { "type": "array", "uniqueItems": true } } } } }] }),
+            "tools",
+        ),
+    ] {
+        assert_eq!(ask(more.clone()).error().1, param, "{more}");
+    }
+}
+
+#[test]
+fn responses_whole_and_streamed() {
+    let sandbox = Sandbox::new();
+    let server = serve(&sandbox, &[]);
+    let request = json!({ "input": "Hello", "instructions": "Be brief.", "max_output_tokens": 9, "temperature": 0, "ignore_eos": true });
+    let whole = server.post("/v1/responses", &request).json();
+    assert_eq!((&whole["object"], &whole["status"]), (&json!("response"), &json!("incomplete")));
+    assert_eq!(whole["incomplete_details"]["reason"], "max_output_tokens");
+    let text = &whole["output"][0]["content"][0]["text"];
+    let said = server.post("/v1/responses", &with(request.clone(), json!({ "stream": true })));
+    let events: Vec<Value> = said
+        .body
+        .lines()
+        .filter_map(|line| line.strip_prefix("data: "))
+        .map(|data| serde_json::from_str(data).unwrap())
+        .collect();
+    let deltas: String = events
+        .iter()
+        .filter(|event| event["type"] == "response.output_text.delta")
+        .map(|event| event["delta"].as_str().unwrap())
+        .collect();
+    assert_eq!(*text, deltas);
+    assert!(events.iter().enumerate().all(|(idx, event)| event["sequence_number"] == idx));
+    let last = events.last().unwrap();
+    assert_eq!(
+        (&last["type"], &last["response"]["usage"]["output_tokens"]),
+        (&json!("response.incomplete"), &json!(9))
+    );
+    assert_eq!(last["response"]["output"][0]["content"][0]["text"], *text);
+    let items =
+        json!({ "input": [{ "role": "user", "content": [{ "type": "input_text", "text": "Hello" }] }] });
+    assert_eq!(
+        server.post("/v1/responses", &with(request.clone(), items)).json()["output"][0]["content"][0]["text"],
+        *text
+    );
+
+    let schema = json!({ "type": "object", "properties": { "a": { "const": 1 } }, "required": ["a"], "additionalProperties": false });
+    let format = json!({ "text": { "format": { "type": "json_schema", "name": "x", "schema": schema } }, "max_output_tokens": 99, "ignore_eos": false });
+    let said = server.post("/v1/responses", &with(request.clone(), format)).json();
+    assert_eq!(said["output"][0]["content"][0]["text"], "{\"a\": 1}");
+    let tool = json!({ "tools": [{ "type": "function", "name": "f", "parameters": schema }], "tool_choice": "required", "max_output_tokens": 99 });
+    let said = server.post("/v1/responses", &with(request.clone(), tool)).json();
+    assert_eq!(
+        (&said["output"][0]["type"], &said["output"][0]["arguments"]),
+        (&json!("function_call"), &json!("{\"a\":1}"))
+    );
+    let (_, param, _) =
+        server.post("/v1/responses", &with(request, json!({ "previous_response_id": "resp_1" }))).error();
+    assert_eq!(param, "previous_response_id");
+}
+
+#[test]
+fn embeddings_and_ranking() {
+    let sandbox = Sandbox::new();
+    let server = serve(&sandbox, &[]);
+    let said = server.post("/v1/embeddings", &json!({ "input": ["one", "two", "one"] })).json();
+    let vector = |idx: usize| -> Vec<f64> {
+        said["data"][idx]["embedding"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+    };
+    assert_eq!(vector(0), vector(2));
+    assert_ne!(vector(0), vector(1));
+    assert!((vector(0).iter().map(|x| x * x).sum::<f64>() - 1.0).abs() < 1e-5);
+    let tokens =
+        server.post("/tokenize", &json!({ "content": "one", "add_special": true })).json()["tokens"].clone();
+    let said_tokens =
+        server.post("/v1/embeddings", &json!({ "input": tokens, "encoding_format": "float" })).json();
+    assert_eq!(said_tokens["data"][0]["embedding"], said["data"][0]["embedding"]);
+    let ranked = server
+        .post("/v1/rerank", &json!({ "query": "one", "documents": ["two", "one"], "return_documents": true }))
+        .json();
+    assert_eq!(
+        (&ranked["results"][0]["index"], &ranked["results"][0]["document"]["text"]),
+        (&json!(1), &json!("one"))
+    );
+    assert!((ranked["results"][0]["relevance_score"].as_f64().unwrap() - 1.0).abs() < 1e-5);
+    let one =
+        server.post("/v1/rerank", &json!({ "query": "one", "documents": ["two", "one"], "top_n": 1 })).json();
+    assert_eq!(one["results"].as_array().unwrap().len(), 1);
+    for (path, body, param) in [
+        ("/v1/embeddings", json!({}), "input"),
+        ("/v1/embeddings", json!({ "input": [] }), "input"),
+        ("/v1/embeddings", json!({ "input": [{}] }), "input"),
+        ("/v1/embeddings", json!({ "input": "x", "dimensions": 7 }), "dimensions"),
+        ("/v1/rerank", json!({ "query": "x" }), "documents"),
+    ] {
+        assert_eq!(server.post(path, &body).error().1, param, "{path} {body}");
+    }
+}
+
+/// Python packages for the clients' own programs, installed once beside the other results of tests.
+fn python_packages() -> PathBuf {
+    static INSTALLING: Mutex<()> = Mutex::new(());
+    let _lock = INSTALLING.lock().unwrap();
+    let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/requirements.txt");
+    let wanted = fs::read(&requirements).unwrap();
+    let dir =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("clients-{}", &support::sha256(&wanted)[..12]));
+    let done = dir.join("done");
+    if !done.exists() {
+        let _ = fs::remove_dir_all(&dir);
+        let pip = Command::new("python3")
+            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"])
+            .arg(&dir)
+            .arg("--requirement")
+            .arg(&requirements)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(pip.status.success(), "{}", String::from_utf8_lossy(&pip.stderr));
+        fs::write(done, "").unwrap();
+    }
+    dir
+}
+
+/// Runs a script of `tests/clients` against a server of the tiny llama.
+fn run_client(script: &str) {
+    let sandbox = Sandbox::new();
+    let key = sandbox.run(&["keys", "add", "client", "--scope", "chat,embed,admin"]).success();
+    let server = serve(&sandbox, &["--require-keys"]);
+    let output = Command::new("python3")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script))
+        .args([&server.url, key.trim_end()])
+        .env("PYTHONPATH", python_packages())
+        .env("NO_PROXY", "127.0.0.1")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.ends_with("all is well\n"), "{text}");
+}
+
+#[test]
+fn openais_own_client_is_served() {
+    run_client("openai_client.py");
+}
+
+#[test]
+fn anthropics_own_client_is_served() {
+    run_client("anthropic_client.py");
+}
+
+#[test]
+fn ollamas_own_client_is_served() {
+    run_client("ollama_client.py");
+}

@@ -1,0 +1,98 @@
+//! A conversation that is to go on, in nobody's dialect: what the chat endpoints of all APIs come down to.
+
+use edgeward_model::chat::Message;
+use serde_json::{Map, Value};
+
+use crate::error::ApiError;
+use crate::fields::{Fields, TextOrParts};
+use crate::routes::sampling::ResponseFormat;
+use crate::scheduler::Request;
+use crate::text::ModelText;
+use crate::tools::{ToolStream, ToolSyntax, Toolbox};
+
+/// Messages of a conversation, at most.
+pub const MAX_MESSAGES: usize = 4096;
+
+/// What has been said, and what may be answered.
+#[derive(Clone, Debug, Default)]
+pub struct Conversation {
+    /// At least one message.
+    pub messages: Vec<Message>,
+    /// Tools that may be called.
+    pub toolbox: Toolbox,
+    /// What form an answer is to have, if it is no call.
+    pub format: ResponseFormat,
+    /// Further variables for the template.
+    pub variables: Option<Map<String, Value>>,
+}
+
+impl Conversation {
+    /// Fills in the prompt and the grammar of `request`; how calls are to be read from its answers. Takes a while.
+    pub fn prepare(&self, text: &ModelText, mut request: Request) -> Result<(Request, ToolStream), ApiError> {
+        let (rendered, syntax) = self.render(text)?;
+        request.prompt = text.encode_chat(&rendered)?;
+        request.grammar = match syntax {
+            Some(syntax) => {
+                if self.format != ResponseFormat::Text {
+                    let message = "response_format: this cannot be had together with tools";
+                    return Err(ApiError::field("response_format", message).code("unsupported"));
+                }
+                text.maybe_grammar("tools", |grammars| self.toolbox.grammar(syntax, grammars))?
+            }
+            None => self.format.grammar(text)?,
+        };
+        Ok((request, ToolStream::new(&self.toolbox, syntax)))
+    }
+
+    /// Tokens of the conversation.
+    pub fn count(&self, text: &ModelText) -> Result<usize, ApiError> {
+        Ok(text.encode_chat(&self.render(text)?.0)?.len())
+    }
+
+    fn render(&self, text: &ModelText) -> Result<(String, Option<ToolSyntax>), ApiError> {
+        let plain = |messages: &[Message]| text.render(messages, None, self.variables.as_ref());
+        if !self.toolbox.is_open() {
+            return Ok((plain(&self.messages)?, None));
+        }
+        let tools = self.toolbox.describe();
+        let with_tools = text.render(&self.messages, Some(&tools), self.variables.as_ref());
+        let without = plain(&self.messages);
+        match (with_tools, without) {
+            (Ok(with_tools), Ok(without)) => match Toolbox::syntax(&with_tools, &without) {
+                Some(syntax) => Ok((with_tools, Some(syntax))),
+                None => Ok((plain(&self.toolbox.explain(&self.messages))?, Some(ToolSyntax::Hermes))),
+            },
+            // It may refuse a conversation without tools in which tools were called.
+            (Ok(with_tools), Err(_)) => {
+                let syntax = Toolbox::syntax(&with_tools, "").expect("a text with something in it");
+                Ok((with_tools, Some(syntax)))
+            }
+            // It knows no messages of tools.
+            (Err(_), _) => Ok((plain(&self.toolbox.explain(&self.messages))?, Some(ToolSyntax::Hermes))),
+        }
+    }
+}
+
+/// A text, or a list of parts that are texts, in the field `content`.
+pub fn content(fields: &mut Fields) -> Result<Option<String>, ApiError> {
+    texts(fields, "content")
+}
+
+/// A text, or a list of parts that are texts.
+pub fn texts(fields: &mut Fields, field: &str) -> Result<Option<String>, ApiError> {
+    match fields.text_or_parts(field)? {
+        None => Ok(None),
+        Some(TextOrParts::Text(text)) => Ok(Some(text)),
+        Some(TextOrParts::Parts(parts)) => {
+            let mut text = String::new();
+            for mut part in parts {
+                let kinds = [("text", ()), ("input_text", ()), ("output_text", ())];
+                let kind = part.choice("type", &kinds)?;
+                part.required("type", kind)?;
+                let piece = part.string("text")?;
+                text.push_str(&part.required("text", piece)?);
+            }
+            Ok(Some(text))
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! What every request passes first: is it not from another site's page, has it a key, may the key do this, has it
+//! tokens left. And what every answer passes last: headers, the audit line, the account of tokens.
+//!
+//! - A server on loopback can be reached by every page that a browser on this machine shows. Such a page cannot read
+//!   answers, as nothing allows it to (no CORS headers), and cannot send JSON without being asked first, as requests must
+//!   say that they are JSON. What remains is a name of its own that it lets point to 127.0.0.1 (DNS rebinding): so
+//!   `Host` must be this machine's. Requests whose `Origin` is another than `Host` are refused wherever they come from.
+//! - The audit line has who, what and how much: never a word of what was said.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, HOST, HeaderValue, ORIGIN};
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::Server;
+use crate::error::{ApiError, Dialect};
+use crate::keys::{Refusal, Scope};
+use crate::model::Tally;
+
+/// What a caller may do, and what it has cost so far.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Whether it may go before others.
+    pub is_admin: bool,
+    /// Its tokens.
+    pub tally: Arc<Tally>,
+}
+
+/// The middleware around everything.
+pub async fn gate(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let path = request.uri().path().to_owned();
+    let method = request.method().clone();
+    let tally = Arc::new(Tally::default());
+    let (key_name, response) = match admit(&server, &path, request.headers()) {
+        Ok((key_name, is_admin)) => {
+            let call = Call { is_admin, tally: Arc::clone(&tally) };
+            request.extensions_mut().insert(call);
+            (key_name, next.run(request).await)
+        }
+        Err(error) => (None, error.into_response()),
+    };
+    let mut response = match response.extensions().get::<ApiError>() {
+        Some(error) => error.response(Dialect::of_path(&path)),
+        None => response,
+    };
+    let headers = response.headers_mut();
+    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    server.counters.count(response.status().as_u16());
+    let status = response.status().as_u16();
+    let entry = Entry { server, started, method, path, status, key_name, tally };
+    response.map(|body| Body::new(Accounted { body, _entry: entry }))
+}
+
+/// The key's name, if there is one, and whether it is an administrator's.
+fn admit(server: &Server, path: &str, headers: &HeaderMap) -> Result<(Option<String>, bool), ApiError> {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let host = text(HOST).unwrap_or_default();
+    if server.is_loopback && !is_this_machine(host) {
+        let message = "this server answers to localhost only: ask it by that name";
+        return Err(ApiError::new(StatusCode::MISDIRECTED_REQUEST, message));
+    }
+    if let Some(origin) = text(ORIGIN) {
+        let authority = origin.split_once("://").map_or(origin, |(_, authority)| authority);
+        if authority != host {
+            let message = "pages of other sites may not use this server";
+            return Err(ApiError::new(StatusCode::FORBIDDEN, message));
+        }
+    }
+    let (Some(ring), Some(scope)) = (&server.keys, scope_of(path)) else {
+        // Without keys, whoever is on this machine may do all.
+        return Ok((None, server.keys.is_none()));
+    };
+    let bearer = text(AUTHORIZATION).and_then(|value| {
+        let (scheme, secret) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(secret.trim())
+    });
+    // Anthropic's clients have a header of their own.
+    let secret = bearer.or(text("x-api-key".parse().expect("a plain name"))).unwrap_or_default();
+    let key = ring.check(secret, Instant::now()).map_err(|refusal| match refusal {
+        Refusal::Unknown => {
+            let message = "this server needs a key: send it as `Authorization: Bearer KEY`; `edgeward keys add` \
+                           makes one";
+            ApiError::new(StatusCode::UNAUTHORIZED, message).code("invalid_api_key")
+        }
+        Refusal::Expired => {
+            ApiError::new(StatusCode::UNAUTHORIZED, "this key has expired").code("expired_api_key")
+        }
+        Refusal::TooManyRequests(seconds) => {
+            ApiError::new(StatusCode::TOO_MANY_REQUESTS, "this key has made its requests for this minute")
+                .code("rate_limit_exceeded")
+                .retry_after(seconds)
+        }
+        Refusal::TooManyTokens(seconds) => {
+            ApiError::new(StatusCode::TOO_MANY_REQUESTS, "this key has used its tokens for today")
+                .code("insufficient_quota")
+                .retry_after(seconds)
+        }
+    })?;
+    let is_admin = key.scopes.contains(&Scope::Admin);
+    let may = match scope {
+        Need::Any => true,
+        Need::Scope(scope) => key.scopes.contains(&scope),
+    };
+    if !may {
+        return Err(
+            ApiError::new(StatusCode::FORBIDDEN, "this key is not good for this").code("missing_scope")
+        );
+    }
+    Ok((Some(key.name), is_admin))
+}
+
+/// What a request must be allowed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    /// Any key will do.
+    Any,
+    /// Only one with this scope.
+    Scope(Scope),
+}
+
+/// What a request needs; `None` for what everybody may see: whether the server is there.
+fn scope_of(path: &str) -> Option<Need> {
+    match path {
+        "/health" | "/ready" => None,
+        "/metrics" => Some(Need::Scope(Scope::Admin)),
+        "/v1/embeddings" | "/v1/rerank" | "/api/embed" => Some(Need::Scope(Scope::Embed)),
+        "/v1/models" | "/tokenize" | "/detokenize" | "/api/tags" | "/api/show" | "/api/version" => {
+            Some(Need::Any)
+        }
+        _ if path.starts_with("/v1/models/") => Some(Need::Any),
+        _ => Some(Need::Scope(Scope::Chat)),
+    }
+}
+
+/// Whether a `Host` header means this machine.
+fn is_this_machine(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.chars().all(|c| c.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let name = name.trim_matches(['[', ']']);
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// What is written down of a request when its answer has gone out, or its client has.
+struct Entry {
+    server: Arc<Server>,
+    started: Instant,
+    method: Method,
+    path: String,
+    status: u16,
+    key_name: Option<String>,
+    tally: Arc<Tally>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let n_prompt = self.tally.n_prompt.load(Ordering::Relaxed);
+        let n_generated = self.tally.n_generated.load(Ordering::Relaxed);
+        if let (Some(ring), Some(name)) = (&self.server.keys, &self.key_name) {
+            ring.charge(name, n_prompt + n_generated, Instant::now());
+        }
+        let time_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
+        // JSON escapes whatever a path may hold.
+        self.server.audit(&json!({
+            "time_s": (time_s * 1000.0).round() / 1000.0,
+            "key": self.key_name,
+            "method": self.method.as_str(),
+            "path": self.path,
+            "status": self.status,
+            "duration_ms": self.started.elapsed().as_millis() as u64,
+            "n_prompt_tokens": n_prompt,
+            "n_generated_tokens": n_generated,
+        }));
+    }
+}
+
+/// A body whose end, however it comes, closes the account.
+struct Accounted {
+    body: Body,
+    _entry: Entry,
+}
+
+impl HttpBody for Accounted {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_this_machine() {
+        for host in ["localhost", "LOCALHOST:8080", "127.0.0.1:1", "127.1.2.3", "[::1]:8080", "[::1]"] {
+            assert!(is_this_machine(host), "{host}");
+        }
+        for host in
+            ["", "example.org", "localhost.example.org", "127.0.0.1.example.org:80", "10.0.0.1", "::2"]
+        {
+            assert!(!is_this_machine(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn everything_unknown_needs_a_key() {
+        for path in
+            ["/v1/chat/completions", "/anything", "/health/", "//health", "/v1/../health", "/metricsx"]
+        {
+            assert_eq!(scope_of(path), Some(Need::Scope(Scope::Chat)), "{path}");
+        }
+        assert_eq!(scope_of("/metrics"), Some(Need::Scope(Scope::Admin)));
+        assert_eq!(scope_of("/health"), None);
+    }
+}

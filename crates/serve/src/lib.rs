@@ -1,0 +1,212 @@
+//! The HTTP interface: clients of OpenAI's API, and of others, talk to models on this machine.
+//!
+//! A thin shell of sockets around a plain core. Each model has one thread that owns its engine and a [`Scheduler`](
+//! scheduler::Scheduler), a state machine that knows neither sockets nor clocks. A request passes
+//!
+//! ```text
+//! listener     connections, TLS, limits of time and size
+//! gate         Host, Origin, key, scope, quota; the audit line
+//! routes       fields of each API -> scheduler::Request; events -> each API's words
+//! model        the thread: submissions in, events out
+//! scheduler    who computes what next                                  -> engine
+//! ```
+//!
+//! This crate knows no disks but the files of keys and certificates, and no terminal: models are handed in open, and
+//! what happens is told by what functions return.
+#![forbid(unsafe_code)]
+
+mod conversation;
+mod error;
+mod fields;
+mod gate;
+pub mod grammar;
+pub mod keys;
+mod listener;
+pub mod metrics;
+mod model;
+mod routes;
+pub mod scheduler;
+mod text;
+pub mod tls;
+mod tools;
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use tokio::sync::watch;
+
+pub use crate::error::{ApiError, Dialect};
+pub use crate::model::{ModelInfo, ServedModel};
+pub use crate::text::ModelText;
+pub use rustls::ServerConfig;
+
+use crate::keys::KeyRing;
+use crate::metrics::Counters;
+
+/// How a server is set up.
+pub struct ServerOptions {
+    /// Keys, one of which every request must have; `None` to ask for none.
+    pub keys: Option<KeyRing>,
+    /// Where audit lines go, one JSON object for each request.
+    pub audit: Option<Box<dyn Write + Send>>,
+    /// Bytes of a request, at most.
+    pub max_body_bytes: usize,
+    /// For an answer, from its request to its end.
+    pub max_duration: Duration,
+    /// Tokens of an answer where the request does not say.
+    pub default_max_tokens: usize,
+    /// For answers under way when the server is told to stop.
+    pub grace: Duration,
+}
+
+impl Default for ServerOptions {
+    fn default() -> ServerOptions {
+        ServerOptions {
+            keys: None,
+            audit: None,
+            max_body_bytes: 8 << 20,
+            max_duration: Duration::from_secs(600),
+            default_max_tokens: 2048,
+            grace: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A server and its models.
+pub struct Server {
+    models: Vec<Arc<ServedModel>>,
+    keys: Option<KeyRing>,
+    audit: Option<Mutex<Box<dyn Write + Send>>>,
+    max_body_bytes: usize,
+    max_duration: Duration,
+    default_max_tokens: usize,
+    grace: Duration,
+    is_loopback: bool,
+    is_stopping: AtomicBool,
+    counters: Counters,
+}
+
+impl Server {
+    /// The model of that name; the first if none is asked for.
+    fn model(&self, name: Option<&str>) -> Result<Arc<ServedModel>, ApiError> {
+        let found = match name {
+            None => self.models.first(),
+            Some(name) => self.models.iter().find(|model| model.info.name == name),
+        };
+        found.cloned().ok_or_else(|| {
+            let known: Vec<&str> = self.models.iter().map(|model| model.info.name.as_str()).collect();
+            let message = format!("there is no such model here; there is {}", known.join(", "));
+            let error = ApiError { status: StatusCode::NOT_FOUND, ..ApiError::field("model", message) };
+            error.code("model_not_found")
+        })
+    }
+
+    fn models(&self) -> impl Iterator<Item = &Arc<ServedModel>> + Clone {
+        self.models.iter()
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Relaxed)
+    }
+
+    fn audit(&self, entry: &serde_json::Value) {
+        if let Some(audit) = &self.audit {
+            let mut audit = audit.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            // A full disk must not end the service; who watches the file sees that it no longer grows.
+            let _ = writeln!(audit, "{entry}").and_then(|()| audit.flush());
+        }
+    }
+}
+
+/// Stops a running server.
+#[derive(Clone, Debug)]
+pub struct StopHandle(watch::Sender<bool>);
+
+impl StopHandle {
+    /// Takes no more connections, lets answers finish, and ends.
+    pub fn stop(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+/// A server that listens, and does not answer yet.
+pub struct BoundServer {
+    listener: std::net::TcpListener,
+    server: Arc<Server>,
+    tls: Option<Arc<ServerConfig>>,
+    stop: watch::Sender<bool>,
+}
+
+impl BoundServer {
+    /// Listens at `address`, in TLS if there is a configuration for it.
+    ///
+    /// # Errors
+    /// If the address cannot be had.
+    pub fn bind(
+        address: SocketAddr,
+        models: Vec<Arc<ServedModel>>,
+        options: ServerOptions,
+        tls: Option<Arc<ServerConfig>>,
+    ) -> std::io::Result<BoundServer> {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let server = Server {
+            models,
+            keys: options.keys,
+            audit: options.audit.map(Mutex::new),
+            max_body_bytes: options.max_body_bytes,
+            max_duration: options.max_duration,
+            default_max_tokens: options.default_max_tokens,
+            grace: options.grace,
+            is_loopback: address.ip().is_loopback(),
+            is_stopping: AtomicBool::new(false),
+            counters: Counters::default(),
+        };
+        Ok(BoundServer { listener, server: Arc::new(server), tls, stop: watch::Sender::new(false) })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// If the system does not tell.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Stops it, from anywhere, at any time.
+    pub fn stop_handle(&self) -> StopHandle {
+        StopHandle(self.stop.clone())
+    }
+
+    /// Serves until it is stopped.
+    ///
+    /// # Errors
+    /// If the system gives no threads or no sockets.
+    pub fn run(self) -> std::io::Result<()> {
+        // The models' threads do the work; two are enough to carry words.
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let server = Arc::clone(&self.server);
+        runtime.block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(self.listener)?;
+            let router = routes::router(Arc::clone(&self.server));
+            let tls = self.tls.map(tokio_rustls::TlsAcceptor::from);
+            let mut stop = self.stop.subscribe();
+            let flag = Arc::clone(&self.server);
+            tokio::spawn(async move {
+                if stop.wait_for(|stop| *stop).await.is_ok() {
+                    flag.is_stopping.store(true, Ordering::Relaxed);
+                }
+            });
+            listener::serve(listener, router, tls, self.stop.subscribe(), self.server.grace).await;
+            std::io::Result::Ok(())
+        })?;
+        // What is still open is cut off, and cancels its requests; so the models come to an end.
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        server.models.iter().for_each(|model| model.stop());
+        Ok(())
+    }
+}

@@ -1,0 +1,310 @@
+//! A model that serves: the thread that computes, and the handle by which requests reach it.
+//!
+//! The thread owns the [`Scheduler`], takes requests from a bounded channel between two passes, and sends each request's
+//! events to whoever asked. Nobody waits for a slow reader: a request's events are kept until they are read, and they
+//! are at most as many as its answers have tokens. A reader that is gone is noticed before the next pass.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use axum::http::StatusCode;
+use edgeward_engine::Engine;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+
+use crate::error::ApiError;
+use crate::metrics::Histograms;
+use crate::scheduler::{
+    Event, Failure, FinishReason, Limits, Rejection, Request, RequestId, Scheduler, Snapshot, TokenLogprob,
+};
+use crate::text::ModelText;
+
+/// Requests on their way to the thread; more find the queue full.
+const CHANNEL_LEN: usize = 64;
+
+/// What clients may know of a model.
+#[derive(Clone, Debug)]
+pub struct ModelInfo {
+    /// Its name in requests.
+    pub name: String,
+    /// Positions of its context.
+    pub context_len: usize,
+    /// Ids of its vocabulary.
+    pub vocab_size: usize,
+    /// Width of its states, and so of embeddings.
+    pub hidden_dim: usize,
+    /// Bytes of its file.
+    pub file_bytes: u64,
+    /// Its family.
+    pub family: String,
+    /// Seconds since 1970 when it was loaded.
+    pub loaded_s: u64,
+}
+
+/// A model that serves.
+pub struct ServedModel {
+    /// What clients may know.
+    pub info: ModelInfo,
+    /// Its words.
+    pub text: ModelText,
+    /// Times, for whoever watches.
+    pub histograms: Histograms,
+    sender: Mutex<Option<mpsc::SyncSender<Submission>>>,
+    snapshot: Arc<Mutex<Snapshot>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Submission {
+    request: Request,
+    reply: oneshot::Sender<Result<(), Rejection>>,
+    events: UnboundedSender<Event>,
+}
+
+/// Tokens that a client's request has used so far, for whoever keeps accounts.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Of prompts.
+    pub n_prompt: AtomicU64,
+    /// Of answers.
+    pub n_generated: AtomicU64,
+}
+
+impl ServedModel {
+    /// Starts the thread.
+    pub fn start(
+        info: ModelInfo,
+        text: ModelText,
+        engine: Engine,
+        limits: Limits,
+    ) -> std::io::Result<ServedModel> {
+        let (sender, receiver) = mpsc::sync_channel(CHANNEL_LEN);
+        let snapshot = Arc::new(Mutex::new(Snapshot::default()));
+        let scheduler = Scheduler::new(engine, Arc::clone(text.tokenizer()), limits);
+        let published = Arc::clone(&snapshot);
+        let thread = std::thread::Builder::new()
+            .name(format!("model {}", info.name))
+            .spawn(move || serve(scheduler, &receiver, &published))?;
+        Ok(ServedModel {
+            info,
+            text,
+            histograms: Histograms::default(),
+            sender: Mutex::new(Some(sender)),
+            snapshot,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// What the scheduler was doing after the last pass.
+    pub fn snapshot(&self) -> Snapshot {
+        *lock(&self.snapshot)
+    }
+
+    /// Hands a request to the thread.
+    ///
+    /// # Errors
+    /// If it is not taken on.
+    pub async fn submit(self: &Arc<Self>, request: Request, tally: &Arc<Tally>) -> Result<Answers, ApiError> {
+        let stopping = || ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping");
+        let sender = lock(&self.sender).clone().ok_or_else(stopping)?;
+        let (reply, accepted) = oneshot::channel();
+        let (events, receiver) = unbounded_channel();
+        let n_choices = request.n_choices;
+        let n_prompt = request.prompt.len();
+        let submitted = Instant::now();
+        sender.try_send(Submission { request, reply, events }).map_err(|error| match error {
+            mpsc::TrySendError::Full(_) => ApiError::from(Rejection::QueueFull),
+            mpsc::TrySendError::Disconnected(_) => stopping(),
+        })?;
+        accepted.await.map_err(|_| stopping())??;
+        tally.n_prompt.fetch_add(n_prompt as u64, Ordering::Relaxed);
+        Ok(Answers {
+            events: receiver,
+            model: Arc::clone(self),
+            tally: Arc::clone(tally),
+            n_prompt,
+            n_cached: 0,
+            n_choices,
+            n_left: n_choices,
+            submitted,
+            last_token: None,
+        })
+    }
+
+    /// Takes no more requests, and waits until those that were accepted are done.
+    pub fn stop(&self) {
+        drop(lock(&self.sender).take());
+        if let Some(thread) = lock(&self.thread).take() {
+            // A panic has been printed when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// The thread: until no more requests can come and all are done.
+fn serve(mut scheduler: Scheduler, receiver: &mpsc::Receiver<Submission>, published: &Mutex<Snapshot>) {
+    let mut listeners: HashMap<RequestId, UnboundedSender<Event>> = HashMap::new();
+    loop {
+        if scheduler.is_idle() {
+            match receiver.recv() {
+                Ok(submission) => take(&mut scheduler, &mut listeners, submission),
+                Err(mpsc::RecvError) => return,
+            }
+        }
+        while let Ok(submission) = receiver.try_recv() {
+            take(&mut scheduler, &mut listeners, submission);
+        }
+        listeners.retain(|id, listener| {
+            if listener.is_closed() {
+                scheduler.cancel(*id);
+            }
+            !listener.is_closed()
+        });
+        let start = Instant::now();
+        let events = scheduler.step(start);
+        scheduler.took(start.elapsed());
+        for (id, event) in events {
+            if let Some(listener) = listeners.get(&id) {
+                // One that is gone is forgotten before the next pass.
+                let _ = listener.send(event);
+            }
+        }
+        *lock(published) = scheduler.snapshot();
+        // Those whose last event was sent have dropped their receiver, or will once they have read it.
+    }
+}
+
+fn take(
+    scheduler: &mut Scheduler,
+    listeners: &mut HashMap<RequestId, UnboundedSender<Event>>,
+    submission: Submission,
+) {
+    let Submission { request, reply, events } = submission;
+    let outcome = scheduler.submit(request);
+    if let Ok(id) = outcome {
+        listeners.insert(id, events);
+    }
+    // Whoever asked may be gone already; then the listener is closed, too.
+    let _ = reply.send(outcome.map(|_| ()));
+}
+
+/// The events of one request, as they come. Dropping it cancels what is not done.
+pub struct Answers {
+    events: UnboundedReceiver<Event>,
+    model: Arc<ServedModel>,
+    tally: Arc<Tally>,
+    /// Tokens of the prompt.
+    pub n_prompt: usize,
+    /// Of these, known from before; told by the first event.
+    pub n_cached: usize,
+    n_choices: usize,
+    n_left: usize,
+    submitted: Instant,
+    last_token: Option<Instant>,
+}
+
+/// One whole answer.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    /// Its text.
+    pub text: String,
+    /// Of each token, if asked for.
+    pub logprobs: Vec<TokenLogprob>,
+    /// Why it ended.
+    pub reason: Option<FinishReason>,
+    /// The stop text that ended it.
+    pub stop_string: Option<String>,
+    /// Its tokens.
+    pub n_generated: usize,
+}
+
+impl Answers {
+    /// The model that answers.
+    pub fn model(&self) -> &Arc<ServedModel> {
+        &self.model
+    }
+
+    /// Answers that were asked for.
+    pub fn n_choices(&self) -> usize {
+        self.n_choices
+    }
+
+    /// When the request was made.
+    pub fn elapsed(&self) -> Duration {
+        self.submitted.elapsed()
+    }
+
+    /// The next event; `None` after the last.
+    pub async fn next(&mut self) -> Option<Event> {
+        if self.n_left == 0 {
+            return None;
+        }
+        let broken =
+            || Event::Failed(Failure::Broken("the model's thread has ended: restart the server".into()));
+        let event = self.events.recv().await.unwrap_or_else(broken);
+        match &event {
+            Event::Started { n_cached } => self.n_cached = *n_cached,
+            Event::Token { .. } => self.time_token(),
+            Event::Finished { .. } => self.n_left -= 1,
+            Event::Embedded(_) | Event::Failed(_) => self.n_left = 0,
+        }
+        Some(event)
+    }
+
+    fn time_token(&mut self) {
+        let now = Instant::now();
+        self.tally.n_generated.fetch_add(1, Ordering::Relaxed);
+        let histograms = &self.model.histograms;
+        match self.last_token.replace(now) {
+            None => histograms.ttft.observe(now - self.submitted),
+            Some(last) => histograms.inter_token.observe(now - last),
+        }
+    }
+
+    /// All answers, once they are whole.
+    ///
+    /// # Errors
+    /// If the request failed.
+    pub async fn collect(&mut self) -> Result<Vec<Answer>, ApiError> {
+        let mut answers = vec![Answer::default(); self.n_left];
+        while let Some(event) = self.next().await {
+            match event {
+                Event::Started { .. } | Event::Embedded(_) => {}
+                Event::Token { choice_idx, text, logprob, .. } => {
+                    answers[choice_idx].text.push_str(&text);
+                    answers[choice_idx].logprobs.extend(logprob);
+                }
+                Event::Finished { choice_idx, text, reason, stop_string, n_generated } => {
+                    let answer = &mut answers[choice_idx];
+                    answer.text.push_str(&text);
+                    answer.reason = Some(reason);
+                    answer.stop_string = stop_string;
+                    answer.n_generated = n_generated;
+                }
+                Event::Failed(failure) => return Err(failure.into()),
+            }
+        }
+        Ok(answers)
+    }
+
+    /// The mean state that was asked for.
+    ///
+    /// # Errors
+    /// If the request failed.
+    pub async fn embedding(&mut self) -> Result<Vec<f32>, ApiError> {
+        while let Some(event) = self.next().await {
+            match event {
+                Event::Embedded(state) => return Ok(state),
+                Event::Failed(failure) => return Err(failure.into()),
+                _ => {}
+            }
+        }
+        Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the request has ended without a state"))
+    }
+}

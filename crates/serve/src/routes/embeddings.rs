@@ -1,0 +1,156 @@
+//! `POST /v1/embeddings` and `/v1/rerank`: what a model makes of texts as wholes, and which are near to which.
+//!
+//! An embedding is the mean of the last layer's normed states over a text's tokens, of length 1. Models that were made
+//! to talk are no match for ones that were made for this; what they give is told for what it is.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{Request, State};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use edgeward_model::tokenizer::AddSpecial;
+use serde_json::{Value, json};
+
+use super::{Reply, blocking, json, read};
+use crate::Server;
+use crate::error::ApiError;
+use crate::fields::Fields;
+use crate::gate::Call;
+use crate::model::ServedModel;
+use crate::scheduler::{self, Task};
+
+/// Texts of a request, at most.
+pub const MAX_INPUTS: usize = 2048;
+
+/// Embeds texts.
+pub async fn embeddings(State(server): State<Arc<Server>>, request: Request) -> Reply {
+    let (mut fields, call) = read(&server, request).await?;
+    let model = server.model(fields.string("model")?.as_deref())?;
+    let wants_base64 =
+        fields.choice("encoding_format", &[("float", false), ("base64", true)])?.unwrap_or(false);
+    let dimensions = fields.count("dimensions", 1..=usize::MAX)?;
+    if dimensions.is_some_and(|dimensions| dimensions != model.info.hidden_dim) {
+        let message = format!("this model's embeddings have {} dimensions", model.info.hidden_dim);
+        return Err(fields.error("dimensions", message));
+    }
+    let inputs = inputs(&mut fields, &model).await?;
+    let (vectors, n_tokens) = embed(&server, &model, inputs, &call).await?;
+    let embedding = |vector: &Vec<f32>| match wants_base64 {
+        true => {
+            let bytes: Vec<u8> = vector.iter().flat_map(|x| x.to_le_bytes()).collect();
+            Value::from(STANDARD.encode(bytes))
+        }
+        false => json!(vector),
+    };
+    let data: Vec<Value> = vectors
+        .iter()
+        .enumerate()
+        .map(|(idx, vector)| json!({ "object": "embedding", "index": idx, "embedding": embedding(vector) }))
+        .collect();
+    Ok(json(&json!({
+        "object": "list",
+        "data": data,
+        "model": model.info.name,
+        "usage": { "prompt_tokens": n_tokens, "total_tokens": n_tokens },
+    })))
+}
+
+/// Orders documents by how near they are to a query: by the cosine of their embeddings.
+pub async fn rerank(State(server): State<Arc<Server>>, request: Request) -> Reply {
+    let (mut fields, call) = read(&server, request).await?;
+    let model = server.model(fields.string("model")?.as_deref())?;
+    let query = fields.string("query")?;
+    let query = fields.required("query", query)?;
+    let documents = fields.strings("documents", MAX_INPUTS - 1)?;
+    let documents = fields.required("documents", documents)?;
+    let top_n = fields.count("top_n", 1..=usize::MAX)?.unwrap_or(documents.len());
+    let returns_documents = fields.bool("return_documents")?.unwrap_or(false);
+    let texts = [query].into_iter().chain(documents.iter().cloned()).collect();
+    let (vectors, n_tokens) = embed_texts(&server, &model, texts, &call).await?;
+    let (query, rest) = vectors.split_first().expect("the query's is the first");
+    let cosine =
+        |vector: &[f32]| query.iter().zip(vector).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let mut ranked: Vec<(usize, f64)> = rest.iter().map(|vector| cosine(vector)).enumerate().collect();
+    ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    let results: Vec<Value> = ranked
+        .into_iter()
+        .take(top_n)
+        .map(|(idx, score)| {
+            let mut result = json!({ "index": idx, "relevance_score": score });
+            if returns_documents {
+                result["document"] = json!({ "text": documents[idx] });
+            }
+            result
+        })
+        .collect();
+    Ok(json(&json!({
+        "model": model.info.name,
+        "object": "list",
+        "results": results,
+        "usage": { "prompt_tokens": n_tokens, "total_tokens": n_tokens },
+    })))
+}
+
+/// The texts' vectors of length 1, and how many tokens they have.
+pub async fn embed_texts(
+    server: &Server,
+    model: &Arc<ServedModel>,
+    texts: Vec<String>,
+    call: &Call,
+) -> Result<(Vec<Vec<f32>>, usize), ApiError> {
+    let text_model = Arc::clone(model);
+    let inputs = blocking(move || {
+        texts.iter().map(|text| text_model.text.encode(text, AddSpecial::Yes)).collect::<Result<Vec<_>, _>>()
+    })
+    .await?;
+    embed(server, model, inputs, call).await
+}
+
+/// A text, a list of texts, a list of tokens, or a list of such lists.
+async fn inputs(fields: &mut Fields, model: &Arc<ServedModel>) -> Result<Vec<Vec<u32>>, ApiError> {
+    let value = fields.value("input");
+    let value = fields.required("input", value)?;
+    let wrong = fields.error("input", "this must be a string, a list of token ids, or a list of these");
+    let list = match value {
+        Value::Array(list) if list.first().is_some_and(Value::is_number) => vec![Value::Array(list)],
+        Value::Array(list) => list,
+        one => vec![one],
+    };
+    if !(1..=MAX_INPUTS).contains(&list.len()) {
+        return Err(fields.error("input", format!("this must be 1 to {MAX_INPUTS} texts")));
+    }
+    let model = Arc::clone(model);
+    blocking(move || {
+        let tokens = |value: &Value| match value {
+            Value::String(text) => model.text.encode(text, AddSpecial::Yes),
+            Value::Array(ids) => {
+                let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
+                ids.iter().map(id).collect::<Option<Vec<u32>>>().ok_or(wrong.clone())
+            }
+            _ => Err(wrong.clone()),
+        };
+        list.iter().map(tokens).collect()
+    })
+    .await
+}
+
+/// One after the other: a long list must not fill the queue that all share.
+async fn embed(
+    server: &Server,
+    model: &Arc<ServedModel>,
+    inputs: Vec<Vec<u32>>,
+    call: &Call,
+) -> Result<(Vec<Vec<f32>>, usize), ApiError> {
+    let n_tokens = inputs.iter().map(Vec::len).sum();
+    let deadline = Some(Instant::now() + server.max_duration);
+    let mut vectors = Vec::with_capacity(inputs.len());
+    for prompt in inputs {
+        let request =
+            scheduler::Request { prompt, task: Task::Embed, deadline, ..scheduler::Request::default() };
+        let state = model.submit(request, &call.tally).await?.embedding().await?;
+        let norm = state.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt().max(1e-12);
+        vectors.push(state.iter().map(|x| (f64::from(*x) / norm) as f32).collect());
+    }
+    Ok((vectors, n_tokens))
+}

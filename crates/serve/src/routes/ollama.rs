@@ -1,0 +1,329 @@
+//! `/api/chat`, `/api/generate`, `/api/embed`, `/api/tags`, `/api/show` and `/api/version`, as
+//! <https://github.com/ollama/ollama/blob/main/docs/api.md> describes them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use edgeward_model::chat::{Message, rfc3339};
+use edgeward_model::tokenizer::AddSpecial;
+use serde_json::{Map, Value, json};
+
+use super::sampling::{self, ResponseFormat};
+use super::{Encoder, Reply, blocking, json, now_s, read, stream};
+use crate::Server;
+use crate::conversation::Conversation;
+use crate::error::{ApiError, Dialect};
+use crate::fields::Fields;
+use crate::gate::Call;
+use crate::model::{Answers, ServedModel};
+use crate::scheduler::{self, Event, FinishReason};
+use crate::tools::{Tool, ToolCall, ToolChoice, ToolStream, Toolbox};
+
+/// `POST /api/chat`
+pub async fn chat(State(server): State<Arc<Server>>, request: Request) -> Reply {
+    let (mut fields, call) = read(&server, request).await?;
+    let model = find(&server, &mut fields)?;
+    let list = fields.objects("messages")?.unwrap_or_default();
+    if list.is_empty() {
+        return Ok(json(&loaded(&model, Shape::Chat)));
+    }
+    let messages = list.into_iter().map(message).collect::<Result<Vec<_>, _>>()?;
+    let tools = fields.objects("tools")?.unwrap_or_default().into_iter().map(|mut tool| {
+        let function = tool.object("function")?;
+        Tool::read(&mut tool.required("function", function)?, "parameters")
+    });
+    let toolbox = Toolbox::new(tools.collect::<Result<Vec<_>, _>>()?, ToolChoice::Auto)?;
+    let format = format(&mut fields)?;
+    let conversation = Conversation { messages, toolbox, format, variables: None };
+    let wants_stream = fields.bool("stream")?.unwrap_or(true);
+    let request = options(&mut fields, &server, &call)?;
+    let text_model = Arc::clone(&model);
+    let (request, tools) = blocking(move || conversation.prepare(&text_model.text, request)).await?;
+    answer(model, request, tools, Shape::Chat, wants_stream, &call).await
+}
+
+/// `POST /api/generate`
+pub async fn generate(State(server): State<Arc<Server>>, request: Request) -> Reply {
+    let (mut fields, call) = read(&server, request).await?;
+    let model = find(&server, &mut fields)?;
+    let prompt = fields.string("prompt")?.unwrap_or_default();
+    if prompt.is_empty() {
+        return Ok(json(&loaded(&model, Shape::Generate)));
+    }
+    let system = fields.string("system")?;
+    let is_raw = fields.bool("raw")?.unwrap_or(false);
+    let format = format(&mut fields)?;
+    let wants_stream = fields.bool("stream")?.unwrap_or(true);
+    fields.refuse(&["suffix", "images", "template", "context"])?;
+    let mut request = options(&mut fields, &server, &call)?;
+    let text_model = Arc::clone(&model);
+    let (request, tools) = blocking(move || {
+        if is_raw {
+            request.prompt = text_model.text.encode(&prompt, AddSpecial::Yes)?;
+            request.grammar = format.grammar(&text_model.text)?;
+            return Ok((request, ToolStream::default()));
+        }
+        let system = system.map(|system| Message::new("system", system));
+        let messages = system.into_iter().chain([Message::new("user", prompt)]).collect();
+        let conversation = Conversation { messages, format, ..Conversation::default() };
+        conversation.prepare(&text_model.text, request)
+    })
+    .await?;
+    answer(model, request, tools, Shape::Generate, wants_stream, &call).await
+}
+
+/// `POST /api/embed`
+pub async fn embed(State(server): State<Arc<Server>>, request: Request) -> Reply {
+    let (mut fields, call) = read(&server, request).await?;
+    let model = find(&server, &mut fields)?;
+    let texts = fields.strings("input", super::embeddings::MAX_INPUTS)?;
+    let texts = fields.required("input", texts)?;
+    let (embeddings, n_tokens) = super::embeddings::embed_texts(&server, &model, texts, &call).await?;
+    Ok(json(&json!({ "model": model.info.name, "embeddings": embeddings, "prompt_eval_count": n_tokens })))
+}
+
+/// `GET /api/tags`
+pub async fn tags(State(server): State<Arc<Server>>) -> Response {
+    let models: Vec<Value> = server
+        .models()
+        .map(|model| {
+            let info = &model.info;
+            json!({
+                "name": info.name,
+                "model": info.name,
+                "modified_at": timestamp(info.loaded_s),
+                "size": info.file_bytes,
+                "digest": "",
+                "details": details(info),
+            })
+        })
+        .collect();
+    json(&json!({ "models": models }))
+}
+
+/// `POST /api/show`
+pub async fn show(State(server): State<Arc<Server>>, request: Request) -> Reply {
+    let (mut fields, _) = read(&server, request).await?;
+    let model = find(&server, &mut fields)?;
+    let info = &model.info;
+    let mut model_info = Map::new();
+    model_info.insert("general.architecture".to_owned(), info.family.clone().into());
+    model_info.insert(format!("{}.context_length", info.family), info.context_len.into());
+    model_info.insert(format!("{}.embedding_length", info.family), info.hidden_dim.into());
+    Ok(json(&json!({
+        "modified_at": timestamp(info.loaded_s),
+        "details": details(info),
+        "model_info": model_info,
+        "capabilities": ["completion", "tools", "embedding"],
+    })))
+}
+
+/// `GET /api/version`
+pub async fn version() -> Response {
+    json(&json!({ "version": env!("CARGO_PKG_VERSION") }))
+}
+
+fn details(info: &crate::model::ModelInfo) -> Value {
+    json!({ "format": "gguf", "family": info.family, "families": [info.family] })
+}
+
+/// Names may have a tag, of which there is only `latest` here.
+fn find(server: &Server, fields: &mut Fields) -> Result<Arc<ServedModel>, ApiError> {
+    let name = fields.string("model")?;
+    let name = fields.required("model", name)?;
+    server.model(Some(name.strip_suffix(":latest").unwrap_or(&name)))
+}
+
+fn message(mut fields: Fields) -> Result<Message, ApiError> {
+    let roles = ["system", "user", "assistant", "tool"].map(|role| (role, role));
+    let role = fields.choice("role", &roles)?;
+    let role = fields.required("role", role)?;
+    fields.refuse(&["images"])?;
+    let mut message = Message::new(role, fields.string("content")?.unwrap_or_default());
+    if let Some(calls) = fields.value("tool_calls") {
+        message.extra.insert("tool_calls".to_owned(), calls);
+    }
+    if let Some(name) = fields.string("tool_name")? {
+        message.extra.insert("name".to_owned(), name.into());
+    }
+    Ok(message)
+}
+
+/// `format`: "json", or a schema.
+fn format(fields: &mut Fields) -> Result<ResponseFormat, ApiError> {
+    match fields.value("format") {
+        None => Ok(ResponseFormat::Text),
+        Some(Value::String(word)) if word.is_empty() => Ok(ResponseFormat::Text),
+        Some(Value::String(word)) if word == "json" => Ok(ResponseFormat::JsonObject),
+        Some(schema @ Value::Object(_)) => Ok(ResponseFormat::JsonSchema(schema, "format".to_owned())),
+        Some(_) => Err(fields.error("format", "this must be \"json\" or a JSON schema")),
+    }
+}
+
+/// `options` in the words of the others.
+fn options(fields: &mut Fields, server: &Server, call: &Call) -> Result<scheduler::Request, ApiError> {
+    let Some(mut options) = fields.object("options")? else {
+        return sampling::request(fields, server, call);
+    };
+    options.rename("repeat_penalty", "repetition_penalty");
+    // -1 and -2: as many as there is room for.
+    let limit = options.integer("num_predict", -2..=i64::MAX)?;
+    options.refuse(&["mirostat", "typical_p", "tfs_z"])?;
+    let mut request = sampling::request(&mut options, server, call)?;
+    match limit {
+        None => {}
+        Some(limit) => request.max_tokens = usize::try_from(limit).unwrap_or(usize::MAX).max(1),
+    }
+    Ok(request)
+}
+
+/// Which of the two endpoints answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    Chat,
+    Generate,
+}
+
+impl Shape {
+    fn say(self, text: &str, calls: &[ToolCall]) -> (&'static str, Value) {
+        match self {
+            Shape::Generate => ("response", text.into()),
+            Shape::Chat => {
+                let mut message = json!({ "role": "assistant", "content": text });
+                if !calls.is_empty() {
+                    let call = |call: &ToolCall| json!({ "function": { "name": call.name, "arguments": call.arguments } });
+                    message["tool_calls"] = calls.iter().map(call).collect();
+                }
+                ("message", message)
+            }
+        }
+    }
+}
+
+/// What a request without words is answered with: the model is here.
+fn loaded(model: &ServedModel, shape: Shape) -> Value {
+    let (name, value) = shape.say("", &[]);
+    let mut value = json!({
+        "model": model.info.name, "created_at": timestamp(now_s()), name: value, "done": true, "done_reason": "load",
+    });
+    value["total_duration"] = 0.into();
+    value
+}
+
+async fn answer(
+    model: Arc<ServedModel>,
+    request: scheduler::Request,
+    tools: ToolStream,
+    shape: Shape,
+    wants_stream: bool,
+    call: &Call,
+) -> Reply {
+    let mut answers = model.submit(request, &call.tally).await?;
+    let mut lines = Lines { tools, shape, begun: None };
+    if wants_stream {
+        return Ok(stream(answers, lines));
+    }
+    let mut text = String::new();
+    loop {
+        match answers.next().await {
+            Some(Event::Failed(failure)) => return Err(failure.into()),
+            Some(Event::Token { text: piece, .. }) => {
+                lines.begun.get_or_insert(answers.elapsed());
+                text.push_str(&lines.tools.push(&piece));
+            }
+            Some(Event::Finished { text: piece, reason, n_generated, .. }) => {
+                text.push_str(&lines.tools.push(&piece));
+                let (rest, calls) = lines.tools.finish();
+                return Ok(json(&lines.last(&answers, &(text + &rest), &calls, reason, n_generated)));
+            }
+            Some(Event::Started { .. } | Event::Embedded(_)) | None => {}
+        }
+    }
+}
+
+/// A JSON object on each line.
+struct Lines {
+    tools: ToolStream,
+    shape: Shape,
+    /// Time until the first token.
+    begun: Option<Duration>,
+}
+
+impl Lines {
+    fn piece(&self, answers: &Answers, text: &str, calls: &[ToolCall]) -> Value {
+        let (name, value) = self.shape.say(text, calls);
+        json!({
+            "model": answers.model().info.name, "created_at": timestamp(now_s()), name: value, "done": false,
+        })
+    }
+
+    fn last(
+        &self,
+        answers: &Answers,
+        text: &str,
+        calls: &[ToolCall],
+        reason: FinishReason,
+        n_generated: usize,
+    ) -> Value {
+        let total = answers.elapsed();
+        let begun = self.begun.unwrap_or(total);
+        let mut value = self.piece(answers, text, calls);
+        let more = json!({
+            "done": true,
+            "done_reason": super::chat::finish_reason(reason),
+            "total_duration": total.as_nanos() as u64,
+            "load_duration": 0,
+            "prompt_eval_count": answers.n_prompt,
+            "prompt_eval_duration": begun.as_nanos() as u64,
+            "eval_count": n_generated,
+            "eval_duration": (total - begun).as_nanos() as u64,
+        });
+        if let (Some(value), Value::Object(more)) = (value.as_object_mut(), more) {
+            value.extend(more);
+        }
+        value
+    }
+}
+
+impl Encoder for Lines {
+    const CONTENT_TYPE: &'static str = "application/x-ndjson";
+
+    fn begin(&mut self, _: &Answers) -> String {
+        String::new()
+    }
+
+    fn event(&mut self, answers: &Answers, event: Event) -> String {
+        match event {
+            Event::Token { text, .. } => {
+                self.begun.get_or_insert(answers.elapsed());
+                let text = self.tools.push(&text);
+                if text.is_empty() { String::new() } else { format!("{}\n", self.piece(answers, &text, &[])) }
+            }
+            Event::Finished { text, reason, n_generated, .. } => {
+                let text = self.tools.push(&text);
+                let (rest, calls) = self.tools.finish();
+                let text = text + &rest;
+                let mut out = String::new();
+                if !text.is_empty() || !calls.is_empty() {
+                    out = format!("{}\n", self.piece(answers, &text, &calls));
+                }
+                out + &format!("{}\n", self.last(answers, "", &[], reason, n_generated))
+            }
+            Event::Started { .. } | Event::Embedded(_) | Event::Failed(_) => String::new(),
+        }
+    }
+
+    fn end(&mut self, _: &Answers) -> String {
+        String::new()
+    }
+
+    fn failed(&mut self, error: ApiError) -> String {
+        format!("{}\n", error.body(Dialect::Ollama))
+    }
+}
+
+fn timestamp(time_s: u64) -> String {
+    rfc3339(time_s as i64)
+}

@@ -1,0 +1,148 @@
+//! A model's words: from conversations and text to tokens, and back.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::http::StatusCode;
+use edgeward_model::Model;
+use edgeward_model::chat::{ChatOptions, ChatTemplate, Message};
+use edgeward_model::tokenizer::{AddSpecial, ParseSpecial, Tokenizer};
+use serde_json::Value;
+
+use crate::error::ApiError;
+use crate::grammar::{Grammar, GrammarError, GrammarFactory};
+
+/// Tokenizer, chat template and grammars of one model.
+pub struct ModelText {
+    tokenizer: Arc<Tokenizer>,
+    template: Option<ChatTemplate>,
+    /// Made when first wanted: a large vocabulary takes a second.
+    grammars: OnceLock<Result<GrammarFactory, GrammarError>>,
+}
+
+impl ModelText {
+    /// Of an open model; `template` in place of the model's own, if given.
+    ///
+    /// # Errors
+    /// If the model's vocabulary or template cannot be used.
+    pub fn new(
+        model: &Model,
+        template: Option<ChatTemplate>,
+    ) -> Result<ModelText, edgeward_model::TextError> {
+        let template = match template {
+            Some(template) => Some(template),
+            None => model.chat_template()?,
+        };
+        Ok(ModelText { tokenizer: Arc::new(model.tokenizer()?), template, grammars: OnceLock::new() })
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.tokenizer
+    }
+
+    /// Tokens of a text as it is; what looks like a control token in it is text.
+    ///
+    /// # Errors
+    /// If the text cannot be encoded.
+    pub fn encode(&self, text: &str, add_special: AddSpecial) -> Result<Vec<u32>, ApiError> {
+        self.encode_with(text, add_special, ParseSpecial::No)
+    }
+
+    /// Tokens of a text.
+    ///
+    /// # Errors
+    /// If the text cannot be encoded.
+    pub fn encode_with(
+        &self,
+        text: &str,
+        add_special: AddSpecial,
+        parse_special: ParseSpecial,
+    ) -> Result<Vec<u32>, ApiError> {
+        self.tokenizer
+            .encode(text, add_special, parse_special)
+            .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, error.to_string()))
+    }
+
+    /// The conversation as the model's template writes it, up to where its answer begins.
+    ///
+    /// # Errors
+    /// If the model has no template, or the template refuses the conversation.
+    pub fn render(
+        &self,
+        messages: &[Message],
+        tools: Option<&Value>,
+        variables: Option<&serde_json::Map<String, Value>>,
+    ) -> Result<String, ApiError> {
+        let Some(template) = &self.template else {
+            let message = "this model has no chat template: use /v1/completions, or start the server with \
+                           --chat-template";
+            return Err(ApiError::field("messages", message).code("no_chat_template"));
+        };
+        let options = ChatOptions {
+            bos_token: self.tokenizer.text_of(self.tokenizer.bos()),
+            eos_token: self.tokenizer.text_of(self.tokenizer.eos()),
+            tools,
+            variables,
+            now_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as i64),
+            ..ChatOptions::default()
+        };
+        template.apply(messages, &options).map_err(|error| {
+            let mut message = error.to_string();
+            let mut cause = std::error::Error::source(&error);
+            while let Some(error) = cause {
+                message.push_str(": ");
+                message.push_str(&error.to_string());
+                cause = error.source();
+            }
+            ApiError::field("messages", message)
+        })
+    }
+
+    /// Tokens of what [`ModelText::render`] wrote.
+    ///
+    /// # Errors
+    /// If the text cannot be encoded.
+    pub fn encode_chat(&self, rendered: &str) -> Result<Vec<u32>, ApiError> {
+        self.tokenizer.encode_chat(rendered).map_err(|error| ApiError::field("messages", error.to_string()))
+    }
+
+    /// A grammar that `make` compiles; `param` is the field that asks for it.
+    ///
+    /// # Errors
+    /// If it cannot be enforced.
+    pub fn grammar(
+        &self,
+        param: &str,
+        make: impl FnOnce(&GrammarFactory) -> Result<Grammar, GrammarError>,
+    ) -> Result<Grammar, ApiError> {
+        let some = self.maybe_grammar(param, |grammars| make(grammars).map(Some))?;
+        Ok(some.expect("there is one if it could be made"))
+    }
+
+    /// The same where there may be no need for one.
+    ///
+    /// # Errors
+    /// If it cannot be enforced.
+    pub fn maybe_grammar(
+        &self,
+        param: &str,
+        make: impl FnOnce(&GrammarFactory) -> Result<Option<Grammar>, GrammarError>,
+    ) -> Result<Option<Grammar>, ApiError> {
+        let factory = self.grammars.get_or_init(|| GrammarFactory::new(&self.tokenizer));
+        factory.as_ref().map_err(Clone::clone).and_then(make).map_err(|error| {
+            ApiError::field(param, format!("{param}: this cannot be enforced: {error}"))
+                .code("unsupported_grammar")
+        })
+    }
+
+    /// The text of a token on its own; bytes that are no UTF-8 become U+FFFD.
+    pub fn token_text(&self, token: u32) -> String {
+        String::from_utf8_lossy(self.token_bytes(token)).into_owned()
+    }
+
+    /// The bytes of a token; none if the vocabulary does not name it.
+    pub fn token_bytes(&self, token: u32) -> &[u8] {
+        self.tokenizer.token_bytes(token).unwrap_or_default()
+    }
+}
