@@ -171,7 +171,7 @@ fn in_order<const N: usize>(mut sums: [[int16x8_t; 4]; N]) -> [[int16x8_t; 4]; N
         let [a, b, c, d] = &mut sums[t];
         unsafe {
             asm!(
-                "/* {a} {b} {c} {d} */",
+                "/* {a:v} {b:v} {c:v} {d:v} */",
                 a = inout(vreg) *a, b = inout(vreg) *b, c = inout(vreg) *c, d = inout(vreg) *d,
                 options(nomem, nostack, preserves_flags),
             );
