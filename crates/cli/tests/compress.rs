@@ -264,5 +264,5 @@ fn what_a_stopped_job_has_done_is_used_and_of_another_job_is_not() {
     fs::write(work.join("0-Q"), "half").unwrap();
     assert_eq!(compress("Q4_0"), four);
     assert_ne!(four, five);
-    assert_eq!(files(&sandbox), ["x.gguf"]);
+    assert_eq!(files(&sandbox), ["x.certificate.html", "x.certificate.json", "x.gguf"]);
 }

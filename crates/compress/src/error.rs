@@ -77,7 +77,10 @@ impl fmt::Display for Error {
             Error::Text(_) => f.write_str("the model's tokenizer cannot be used"),
             Error::Io { path, .. } => write!(f, "could not use {}", path.display()),
             Error::TextTooShort { n_tokens, needed } => {
-                write!(f, "the text has {n_tokens} tokens where {needed} are needed: give a longer one")
+                write!(
+                    f,
+                    "the text has {n_tokens} tokens where {needed} are needed: give a longer one, or take a smaller --window"
+                )
             }
             Error::VocabularyMismatch { student, teacher } => write!(
                 f,
