@@ -169,13 +169,14 @@ fn serve(mut scheduler: Scheduler, receiver: &mpsc::Receiver<Submission>, publis
         let start = Instant::now();
         let events = scheduler.step(start);
         scheduler.took(start.elapsed());
+        // Before the events: whoever has read an answer finds it counted.
+        *lock(published) = scheduler.snapshot();
         for (id, event) in events {
             if let Some(listener) = listeners.get(&id) {
                 // One that is gone is forgotten before the next pass.
                 let _ = listener.send(event);
             }
         }
-        *lock(published) = scheduler.snapshot();
         // Those whose last event was sent have dropped their receiver, or will once they have read it.
     }
 }
