@@ -17,9 +17,9 @@ use std::sync::Arc;
 
 use edgeward_engine::{CancelToken, Engine, EngineOptions, Isa, KvType, MatrixInput, Precision};
 use edgeward_kernels::{DType, FloatMatrix, Matrix, PackedMatrix, dequantize};
-use edgeward_model::Model;
 use edgeward_model::gguf::{Gguf, GgufWriter, Value};
 use edgeward_model::tensor::{LayerSlot, Slot, Tensor};
+use edgeward_model::{Model, TensorBytes};
 use half::f16;
 
 use crate::error::Error;
@@ -341,7 +341,7 @@ impl<'a> Compressor<'a> {
     fn take_away(&self, engine: &mut Engine, slot: Slot) -> Result<(), Error> {
         let tensor = self.tensor(slot)?;
         if !tensor.dtype.is_quantized() {
-            let bytes = Arc::new(TensorBytes { model: Arc::clone(self.teacher), slot });
+            let bytes = Arc::new(TensorBytes::new(self.teacher, slot));
             let float = FloatMatrix::new(tensor.dtype, tensor.n_rows, tensor.n_cols, bytes)
                 .expect("an open model's tensors have the bytes of their shape");
             engine.set_matrix(slot, Matrix::Float(float))?;
@@ -405,18 +405,6 @@ pub(crate) fn identity(engine: &mut Engine, n_cols: usize) -> Factor {
     let identity: Vec<f64> =
         (0..n_cols * n_cols).map(|i| f64::from(u8::from(i % (n_cols + 1) == 0))).collect();
     Factor::new(engine.pool(), Isa::best(), &identity, n_cols).expect("the identity is positive definite")
-}
-
-/// A tensor within its file, found anew each time it is asked for.
-struct TensorBytes {
-    model: Arc<Model>,
-    slot: Slot,
-}
-
-impl AsRef<[u8]> for TensorBytes {
-    fn as_ref(&self) -> &[u8] {
-        self.model.tensor(self.slot).map_or(&[], |tensor| tensor.data)
-    }
 }
 
 pub(crate) fn widened(tensor: &Tensor) -> Vec<f32> {

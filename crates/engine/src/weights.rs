@@ -7,8 +7,8 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use edgeward_kernels::{Buffer, DType, FloatMatrix, Linear, Matrix, PackedMatrix, Pool, dequantize};
-use edgeward_model::Model;
 use edgeward_model::tensor::{LayerSlot, Slot, Tensor};
+use edgeward_model::{Model, TensorBytes};
 
 use crate::error::Error;
 
@@ -37,18 +37,6 @@ pub(crate) struct Weights {
     /// Shares the embedding's memory where the two are tied.
     pub output: Linear,
     is_tied: bool,
-}
-
-/// A tensor within its file, found anew each time it is asked for.
-struct TensorBytes {
-    model: Arc<Model>,
-    slot: Slot,
-}
-
-impl AsRef<[u8]> for TensorBytes {
-    fn as_ref(&self) -> &[u8] {
-        self.model.tensor(self.slot).map_or(&[], |tensor| tensor.data)
-    }
 }
 
 /// Tiles that one piece of work packs: some hundred kilobytes.
@@ -239,7 +227,7 @@ impl Loader<'_> {
         if !all_finite(dtype, tensor.data) {
             return Err(bad(&tensor, "it holds a value that is not a finite number"));
         }
-        let bytes = TensorBytes { model: Arc::clone(self.model), slot };
+        let bytes = TensorBytes::new(self.model, slot);
         let matrix = FloatMatrix::new(dtype, n_rows, n_cols, Arc::new(bytes));
         matrix.map(Matrix::Float).ok_or_else(|| bad(&tensor, "its bytes do not match its shape"))
     }

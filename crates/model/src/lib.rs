@@ -24,6 +24,6 @@ pub mod tokenizer;
 
 pub use config::Config;
 pub use error::{ConfigError, LoadError};
-pub use model::{Model, Source};
+pub use model::{Model, Source, TensorBytes};
 pub use tensor::{LayerSlot, Slot, Tensor};
 pub use text::TextError;

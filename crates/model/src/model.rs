@@ -1,6 +1,7 @@
 //! An open model: hyperparameters, and tensors by their place in the network.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::config::Config;
 use crate::error::LoadError;
@@ -19,6 +20,26 @@ pub struct Model {
     files: Files,
     /// Ascending by slot.
     places: Vec<Place>,
+}
+
+/// The bytes of a model's tensor, which keep the model open; found anew each time they are asked for.
+#[derive(Debug)]
+pub struct TensorBytes {
+    model: Arc<Model>,
+    slot: Slot,
+}
+
+impl TensorBytes {
+    /// Of that slot's tensor; none if the model has no such tensor.
+    pub fn new(model: &Arc<Model>, slot: Slot) -> TensorBytes {
+        TensorBytes { model: Arc::clone(model), slot }
+    }
+}
+
+impl AsRef<[u8]> for TensorBytes {
+    fn as_ref(&self) -> &[u8] {
+        self.model.tensor(self.slot).map_or(&[], |tensor| tensor.data)
+    }
 }
 
 #[derive(Debug)]
