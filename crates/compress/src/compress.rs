@@ -9,6 +9,7 @@
 //! on: it computes the layers before again, which is quick, and rounds only what is missing. The output appears whole,
 //! under its name, when all of it is on the disk.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -173,15 +174,7 @@ impl<'a> Compressor<'a> {
 
     /// Rounds every matrix that the work folder does not hold yet.
     fn round_all(&mut self, assignment: &Assignment, work: &WorkFolder) -> Result<(), Error> {
-        let mut engine = Engine::new(
-            self.teacher,
-            EngineOptions {
-                n_threads: self.options.n_threads,
-                kv_type: KvType::F32,
-                precision: Precision::Exact,
-                ..EngineOptions::default()
-            },
-        )?;
+        let mut engine = self.exact_engine()?;
         let n_layers = self.teacher.config().n_layers;
         let windows: Vec<Vec<u32>> = (0..self.windows.len()).map(|i| self.windows.window(i)).collect();
         let ends = [Slot::TokenEmbedding, Slot::Output];
@@ -190,16 +183,10 @@ impl<'a> Compressor<'a> {
         if ends.iter().any(|slot| !work.has(*slot)) {
             let hessian = self.output_hessian(&mut engine, &windows)?;
             let factor = factor_of(&mut engine, &hessian, DAMPING)?;
-            let is_tied = self.teacher.tensor(Slot::Output).is_none();
             for &slot in &ends {
                 self.check()?;
-                if slot == Slot::TokenEmbedding && !is_tied {
-                    // Its rows are read as they are, and multiplied with nothing.
-                    let factor = identity(&mut engine, self.teacher.config().hidden_dim);
-                    self.round_one(&mut engine, slot, assignment, &factor, work)?;
-                } else {
-                    self.round_one(&mut engine, slot, assignment, &factor, work)?;
-                }
+                let factor = self.factor_of_end(&mut engine, slot, &factor);
+                self.round_one(&mut engine, slot, assignment, &factor, work)?;
             }
         }
         let mut streams = Vec::with_capacity(windows.len());
@@ -209,11 +196,7 @@ impl<'a> Compressor<'a> {
         }
         for layer_idx in 0..n_layers {
             self.tell("rounding layers", layer_idx, n_layers)?;
-            let slots: Vec<Slot> = LAYER_MATRICES
-                .iter()
-                .flat_map(|(_, slots)| *slots)
-                .map(|slot| Slot::Layer(layer_idx, *slot))
-                .collect();
+            let slots: Vec<Slot> = layer_matrices(layer_idx).collect();
             if slots.iter().any(|slot| !work.has(*slot)) {
                 for &slot in &slots {
                     self.place_teacher(&mut engine, slot)?;
@@ -250,22 +233,32 @@ impl<'a> Compressor<'a> {
         self.tell("rounding layers", n_layers, n_layers)
     }
 
+    /// For the embedding or the output, whose inputs `of_output` describes. An embedding that does not serve as output
+    /// too is multiplied with nothing: its rows are read as they are.
+    pub(crate) fn factor_of_end<'f>(
+        &self,
+        engine: &mut Engine,
+        slot: Slot,
+        of_output: &'f Factor,
+    ) -> Cow<'f, Factor> {
+        let is_read_only = slot == Slot::TokenEmbedding && self.teacher.tensor(Slot::Output).is_some();
+        if is_read_only { Cow::Owned(identity(engine, of_output.n_cols())) } else { Cow::Borrowed(of_output) }
+    }
+
     /// Of the output matrix's inputs, as the teacher computes them.
     fn output_hessian(&mut self, engine: &mut Engine, windows: &[Vec<u32>]) -> Result<Hessian, Error> {
         let config = self.teacher.config();
         let mut streams = windows.iter().map(|window| engine.embed(window)).collect::<Result<Vec<_>, _>>()?;
         for layer_idx in 0..config.n_layers {
             self.tell("reading the calibration text", layer_idx, config.n_layers)?;
-            let slots =
-                LAYER_MATRICES.iter().flat_map(|(_, slots)| *slots).map(|slot| Slot::Layer(layer_idx, *slot));
-            for slot in slots.clone() {
+            for slot in layer_matrices(layer_idx) {
                 self.place_teacher(engine, slot)?;
             }
             for stream in &mut streams {
                 self.check()?;
                 engine.run_layer(layer_idx, stream, &mut |_, _| {})?;
             }
-            for slot in slots {
+            for slot in layer_matrices(layer_idx) {
                 self.take_away(engine, slot)?;
             }
         }
@@ -275,6 +268,17 @@ impl<'a> Compressor<'a> {
             hessian.add(engine.pool(), Isa::best(), &inputs);
         }
         Ok(hessian)
+    }
+
+    /// The teacher, computed as exactly as can be: what is measured shall be the weights' errors alone.
+    pub(crate) fn exact_engine(&self) -> Result<Engine, Error> {
+        let options = EngineOptions {
+            n_threads: self.options.n_threads,
+            kv_type: KvType::F32,
+            precision: Precision::Exact,
+            ..EngineOptions::default()
+        };
+        Ok(Engine::new(self.teacher, options)?)
     }
 
     fn round_one(
@@ -394,6 +398,11 @@ pub(crate) const LAYER_MATRICES: [(MatrixInput, &[LayerSlot]); 4] = [
     (MatrixInput::Down, &[LayerSlot::Down]),
 ];
 
+/// The slots of a layer's matrices.
+pub(crate) fn layer_matrices(layer_idx: usize) -> impl Iterator<Item = Slot> {
+    LAYER_MATRICES.iter().flat_map(|(_, slots)| *slots).map(move |slot| Slot::Layer(layer_idx, *slot))
+}
+
 /// The factor of what a text's inputs were.
 pub(crate) fn factor_of(engine: &mut Engine, hessian: &Hessian, damping: f64) -> Result<Factor, Error> {
     Factor::new(engine.pool(), Isa::best(), &hessian.damped(damping), hessian.n_cols())
@@ -401,7 +410,7 @@ pub(crate) fn factor_of(engine: &mut Engine, hessian: &Hessian, damping: f64) ->
 }
 
 /// Of inputs that know nothing of each other.
-pub(crate) fn identity(engine: &mut Engine, n_cols: usize) -> Factor {
+fn identity(engine: &mut Engine, n_cols: usize) -> Factor {
     let identity: Vec<f64> =
         (0..n_cols * n_cols).map(|i| f64::from(u8::from(i % (n_cols + 1) == 0))).collect();
     Factor::new(engine.pool(), Isa::best(), &identity, n_cols).expect("the identity is positive definite")

@@ -10,14 +10,14 @@
 
 use std::collections::BTreeMap;
 
-use edgeward_engine::{Engine, EngineOptions, Isa, KvType, MatrixInput, Precision};
+use edgeward_engine::{Engine, Isa, MatrixInput};
 use edgeward_kernels::DType;
 use edgeward_model::Model;
 use edgeward_model::tensor::Slot;
 use serde::{Deserialize, Serialize};
 
 use crate::compress::{
-    Assignment, Compressor, DAMPING, LAYER_MATRICES, factor_of, identity, is_matrix, matrix, widened,
+    Assignment, Compressor, DAMPING, LAYER_MATRICES, factor_of, is_matrix, layer_matrices, matrix, widened,
 };
 use crate::error::Error;
 use crate::eval::{Divergence, compare_rows};
@@ -28,7 +28,7 @@ use crate::rounding::{self, Effort};
 /// The types that a matrix may become.
 pub const TYPES: [DType; 5] = [DType::IQ4_NL, DType::Q4_1, DType::Q5_0, DType::Q5_1, DType::Q8_0];
 /// The type whose effect on predictions is measured: the smallest, whose effect is the clearest.
-const ANCHOR: DType = DType::IQ4_NL;
+const ANCHOR: DType = TYPES[0];
 /// Rows of a matrix on which types are compared.
 const SAMPLE_ROWS: usize = 64;
 /// Windows whose predictions are watched.
@@ -122,15 +122,7 @@ impl Compressor<'_> {
         mut measured: Vec<Measured>,
         save: &mut dyn FnMut(&[Measured]),
     ) -> Result<Vec<Measured>, Error> {
-        let mut engine = Engine::new(
-            self.teacher,
-            EngineOptions {
-                n_threads: self.options.n_threads,
-                kv_type: KvType::F32,
-                precision: Precision::Exact,
-                ..EngineOptions::default()
-            },
-        )?;
+        let mut engine = self.exact_engine()?;
         let n_layers = self.teacher.config().n_layers;
         let all: Vec<Slot> =
             self.teacher.tensors().map(|(slot, _)| slot).filter(|slot| is_matrix(*slot)).collect();
@@ -158,10 +150,8 @@ impl Compressor<'_> {
 
         for layer_idx in 0..n_layers {
             self.tell("measuring layers", layer_idx, n_layers)?;
-            let slots =
-                LAYER_MATRICES.iter().flat_map(|(_, slots)| *slots).map(|slot| Slot::Layer(layer_idx, *slot));
-            let is_done =
-                slots.clone().all(|slot| self.teacher.tensor(slot).is_some_and(|t| has(&measured, t.name)));
+            let is_done = layer_matrices(layer_idx)
+                .all(|slot| self.teacher.tensor(slot).is_some_and(|t| has(&measured, t.name)));
             let mut hessians: BTreeMap<MatrixInput, Hessian> = BTreeMap::new();
             for stream in &mut streams {
                 self.check()?;
@@ -198,12 +188,10 @@ impl Compressor<'_> {
         drop(streams);
         let factor = factor_of(&mut engine, &hessian, DAMPING)?;
         for slot in [Slot::Output, Slot::TokenEmbedding] {
-            let Some(tensor) = self.teacher.tensor(slot).filter(|tensor| !has(&measured, tensor.name)) else {
+            if self.teacher.tensor(slot).is_none_or(|tensor| has(&measured, tensor.name)) {
                 continue;
-            };
-            // The embedding's rows are read one at a time where it does not serve as output too.
-            let is_read_only = slot == Slot::TokenEmbedding && self.teacher.tensor(Slot::Output).is_some();
-            let factor = if is_read_only { identity(&mut engine, tensor.n_cols) } else { factor.clone() };
+            }
+            let factor = self.factor_of_end(&mut engine, slot, &factor);
             let layer_idx = if slot == Slot::Output { n_layers } else { 0 };
             measured.push(self.measure_one(&mut engine, slot, &factor, &probes, layer_idx)?);
         }
@@ -234,10 +222,10 @@ impl Compressor<'_> {
             .map(|i| i * n_rows / n_rows.min(SAMPLE_ROWS))
             .flat_map(|row| weights[row * n_cols..(row + 1) * n_cols].iter().copied())
             .collect();
-        let mut error =
+        let error =
             |dtype| rounding::round(engine.pool(), Isa::best(), dtype, &sample, factor, Effort::QUICK).loss;
-        let errors = TYPES.map(&mut error);
-        let of_anchor = error(ANCHOR);
+        let errors = TYPES.map(error);
+        let of_anchor = errors[0];
 
         let rounded = rounding::round(engine.pool(), Isa::best(), ANCHOR, &weights, factor, Effort::QUICK);
         drop(weights);
