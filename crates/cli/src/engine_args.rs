@@ -12,9 +12,6 @@ use edgeward_model::inspect::{Budget, MemoryEstimate};
 use crate::device;
 use crate::store::{Progress, Store, human_bytes};
 
-/// Tokens computed at once during prefill, for the estimate of working memory.
-const BATCH_TOKENS: usize = 256;
-
 /// How keys and values are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum KvArg {
@@ -118,7 +115,7 @@ pub fn budget(context_len: Option<usize>, kv_type: KvType) -> Budget {
             KvType::Q8_0 => DType::Q8_0,
             KvType::F32 => DType::F32,
         },
-        n_batch: BATCH_TOKENS,
+        n_batch: Engine::MAX_STEP_TOKENS,
         available_bytes: device::memory().map(|memory| memory.available_bytes),
     }
 }

@@ -14,6 +14,7 @@
 //! logits = output(rms_norm(x))                                      [n_tokens, vocab_size]
 //! ```
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -278,18 +279,9 @@ impl Engine {
         tokens: &[u32],
         cancel: &CancelToken,
     ) -> Result<Vec<f32>, Error> {
-        self.check(sequence, tokens)?;
-        let mut chunks = tokens.chunks(BATCH_TOKENS).peekable();
-        while let Some(chunk) = chunks.next() {
-            if cancel.is_cancelled() {
-                return Err(Error::Cancelled);
-            }
-            self.forward(&mut [(sequence, chunk)])?;
-            if chunks.peek().is_none() {
-                return Ok(self.logits_of(&[chunk.len() - 1])?.into_vec());
-            }
-        }
-        Err(Error::NoTokens)
+        self.in_batches(sequence, tokens, cancel, |_, _| Ok(()))?;
+        let last = (tokens.len() - 1) % BATCH_TOKENS;
+        Ok(self.logits_of(&[last])?.into_vec())
     }
 
     /// Makes `sequence` hold exactly `tokens`, keeping what it has of them already; the logits after the last.
@@ -316,18 +308,21 @@ impl Engine {
         if batch.is_empty() {
             return Err(Error::NoTokens);
         }
+        // All before any is computed: an error leaves every sequence as it was.
         for (sequence, token) in batch.iter() {
             self.check(sequence, &[*token])?;
         }
         let mut data = Vec::with_capacity(batch.len() * self.config.vocab_size);
-        for batch in batch.chunks_mut(BATCH_TOKENS) {
-            let mut items: Vec<Item> = batch
+        for batch in batch.chunks_mut(Engine::MAX_STEP_TOKENS) {
+            let mut parts: Vec<StepPart> = batch
                 .iter_mut()
-                .map(|(sequence, token)| (&mut **sequence, std::slice::from_ref(token)))
+                .map(|(sequence, token)| StepPart {
+                    sequence,
+                    tokens: std::slice::from_ref(token),
+                    n_logits: 1,
+                })
                 .collect();
-            let rows: Vec<usize> = (0..items.len()).collect();
-            self.forward(&mut items)?;
-            data.extend(self.logits_of(&rows)?.into_vec());
+            data.extend(self.step(&mut parts)?.into_vec());
         }
         Ok(Logits { vocab_size: self.config.vocab_size, data })
     }
@@ -377,20 +372,16 @@ impl Engine {
         tokens: &[u32],
         cancel: &CancelToken,
     ) -> Result<Vec<f32>, Error> {
-        self.check(sequence, tokens)?;
         let Config { hidden_dim, rms_norm_eps, .. } = self.config;
         let mut sum = vec![0.0f64; hidden_dim];
         let mut state = vec![0.0; hidden_dim];
-        for chunk in tokens.chunks(BATCH_TOKENS) {
-            if cancel.is_cancelled() {
-                return Err(Error::Cancelled);
-            }
-            self.forward(&mut [(sequence, chunk)])?;
-            for row in self.buffers.x.chunks_exact(hidden_dim).take(chunk.len()) {
-                rms_norm(self.isa, row, &self.weights.output_norm, rms_norm_eps, &mut state);
+        self.in_batches(sequence, tokens, cancel, |engine, batch| {
+            for row in engine.buffers.x.chunks_exact(hidden_dim).take(batch.len()) {
+                rms_norm(engine.isa, row, &engine.weights.output_norm, rms_norm_eps, &mut state);
                 sum.iter_mut().zip(&state).for_each(|(sum, &x)| *sum += f64::from(x));
             }
-        }
+            Ok(())
+        })?;
         Ok(sum.iter().map(|sum| (sum / tokens.len() as f64) as f32).collect())
     }
 
@@ -407,18 +398,33 @@ impl Engine {
         cancel: &CancelToken,
         mut row: impl FnMut(usize, &[f32]),
     ) -> Result<(), Error> {
+        self.in_batches(sequence, tokens, cancel, |engine, batch| {
+            let wanted: Vec<usize> = (first.saturating_sub(batch.start)..batch.len()).collect();
+            for rows in wanted.chunks(LOGITS_ROWS) {
+                let logits = engine.logits_of(rows)?;
+                rows.iter().enumerate().for_each(|(i, j)| row(batch.start + j, logits.row(i)));
+            }
+            Ok(())
+        })
+    }
+
+    /// Appends `tokens` to a sequence, batch by batch, and calls `then` after each with the part of `tokens` that it
+    /// was: the residual stream of these is in `buffers.x`.
+    fn in_batches(
+        &mut self,
+        sequence: &mut Sequence,
+        tokens: &[u32],
+        cancel: &CancelToken,
+        mut then: impl FnMut(&mut Engine, Range<usize>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         self.check(sequence, tokens)?;
-        for (i, chunk) in tokens.chunks(BATCH_TOKENS).enumerate() {
+        for start in (0..tokens.len()).step_by(BATCH_TOKENS) {
+            let batch = start..tokens.len().min(start + BATCH_TOKENS);
             if cancel.is_cancelled() {
                 return Err(Error::Cancelled);
             }
-            self.forward(&mut [(sequence, chunk)])?;
-            let start = i * BATCH_TOKENS;
-            let wanted: Vec<usize> = (0..chunk.len()).filter(|j| start + j >= first).collect();
-            for rows in wanted.chunks(LOGITS_ROWS) {
-                let logits = self.logits_of(rows)?;
-                rows.iter().enumerate().for_each(|(i, j)| row(start + j, logits.row(i)));
-            }
+            self.forward(&mut [(&mut *sequence, &tokens[batch.clone()])])?;
+            then(self, batch)?;
         }
         Ok(())
     }
