@@ -6,8 +6,9 @@ use axum::extract::{Request, State};
 use edgeward_model::chat::Message;
 use serde_json::{Map, Value, json};
 
+use super::envelope::{Envelope, Pieces, usage};
 use super::sampling::{self, ResponseFormat};
-use super::{Encoder, Reply, blocking, data, json, new_id, now_s, read, stream};
+use super::{Encoder, Reply, blocking, data, json, new_id, read, stream};
 use crate::Server;
 use crate::conversation::{Conversation, MAX_MESSAGES, content};
 use crate::error::{ApiError, Dialect};
@@ -37,23 +38,18 @@ pub async fn completions(State(server): State<Arc<Server>>, request: Request) ->
     let text_model = Arc::clone(&model);
     let (request, tools) = blocking(move || conversation.prepare(&text_model.text, request)).await?;
     let mut answers = model.submit(request, &call.tally).await?;
-    let reply = ChatReply { id: new_id("chatcmpl-"), created: now_s(), model, tools };
+    let envelope = Envelope::new("chatcmpl-", &model);
+    let reply = ChatReply { model, tools };
     if wants_stream {
         let tools = vec![reply.tools.clone(); answers.n_choices()];
-        return Ok(stream(answers, ChatStream { reply, wants_usage, tools, n_generated: 0 }));
+        let pieces = Pieces { envelope, object: "chat.completion.chunk", wants_usage, n_generated: 0 };
+        return Ok(stream(answers, ChatStream { reply, pieces, tools }));
     }
     let whole = answers.collect().await?;
-    let choices: Vec<Value> =
-        whole.iter().enumerate().map(|(idx, answer)| reply.choice(idx, answer)).collect();
+    let choices = whole.iter().enumerate().map(|(idx, answer)| reply.choice(idx, answer)).collect();
     let n_generated = whole.iter().map(|answer| answer.n_generated).sum();
-    Ok(json(&json!({
-        "id": reply.id,
-        "object": "chat.completion",
-        "created": reply.created,
-        "model": reply.model.info.name,
-        "choices": choices,
-        "usage": usage(&answers, n_generated),
-    })))
+    let usage = usage(answers.n_prompt, answers.n_cached, n_generated);
+    Ok(json(&envelope.around("chat.completion", choices, Some(usage))))
 }
 
 /// `logprobs` and `top_logprobs`.
@@ -158,10 +154,8 @@ pub fn tool_choice(fields: &mut Fields) -> Result<(ToolChoice, Value), ApiError>
     Ok((choice, value))
 }
 
-/// What all pieces of a reply have in common.
+/// How answers become messages.
 struct ChatReply {
-    id: String,
-    created: u64,
     model: Arc<ServedModel>,
     /// At the beginning of an answer.
     tools: ToolStream,
@@ -225,43 +219,18 @@ fn describe_calls(calls: &[ToolCall], is_delta: bool) -> Value {
     calls.iter().enumerate().map(describe).collect()
 }
 
-/// Tokens used.
-pub fn usage(answers: &Answers, n_generated: usize) -> Value {
-    json!({
-        "prompt_tokens": answers.n_prompt,
-        "completion_tokens": n_generated,
-        "total_tokens": answers.n_prompt + n_generated,
-        "prompt_tokens_details": { "cached_tokens": answers.n_cached },
-    })
-}
-
 /// `chat.completion.chunk`s.
 struct ChatStream {
     reply: ChatReply,
-    wants_usage: bool,
+    pieces: Pieces,
     /// Of each answer.
     tools: Vec<ToolStream>,
-    n_generated: usize,
 }
 
 impl ChatStream {
-    fn chunk(&self, choices: Value, usage: Option<Value>) -> String {
-        let mut chunk = json!({
-            "id": self.reply.id,
-            "object": "chat.completion.chunk",
-            "created": self.reply.created,
-            "model": self.reply.model.info.name,
-            "choices": choices,
-        });
-        if self.wants_usage {
-            chunk["usage"] = usage.into();
-        }
-        data(&chunk)
-    }
-
     fn delta(&self, idx: usize, delta: Value, logprobs: Option<Value>, reason: Option<&str>) -> String {
-        let choice = json!({ "index": idx, "delta": delta, "logprobs": logprobs, "finish_reason": reason });
-        self.chunk(json!([choice]), None)
+        self.pieces
+            .piece(json!({ "index": idx, "delta": delta, "logprobs": logprobs, "finish_reason": reason }))
     }
 }
 
@@ -282,7 +251,7 @@ impl Encoder for ChatStream {
                 self.delta(choice_idx, json!({ "content": text }), logprobs, None)
             }
             Event::Finished { choice_idx, text, reason, n_generated, .. } => {
-                self.n_generated += n_generated;
+                self.pieces.n_generated += n_generated;
                 let text = self.tools[choice_idx].push(&text);
                 let (rest, calls) = self.tools[choice_idx].finish();
                 let text = text + &rest;
@@ -301,11 +270,7 @@ impl Encoder for ChatStream {
     }
 
     fn end(&mut self, answers: &Answers) -> String {
-        let last = match self.wants_usage {
-            true => self.chunk(json!([]), Some(usage(answers, self.n_generated))),
-            false => String::new(),
-        };
-        last + "data: [DONE]\n\n"
+        self.pieces.end(answers)
     }
 
     fn failed(&mut self, error: ApiError) -> String {

@@ -8,8 +8,9 @@ use edgeward_model::tokenizer::{AddSpecial, ControlTokens};
 use serde_json::{Value, json};
 
 use super::chat::{finish_reason, stream_usage};
+use super::envelope::{Envelope, Pieces, usage};
 use super::sampling::{self, ResponseFormat};
-use super::{Encoder, Reply, blocking, data, json, new_id, now_s, read, stream};
+use super::{Encoder, Reply, blocking, data, json, read, stream};
 use crate::Server;
 use crate::error::{ApiError, Dialect};
 use crate::fields::Fields;
@@ -17,6 +18,8 @@ use crate::model::{Answer, Answers, ServedModel};
 use crate::scheduler::{Event, TokenLogprob};
 use crate::text::ModelText;
 
+/// What a reply is called, and each of its pieces.
+const OBJECT: &str = "text_completion";
 /// Prompts of a request, at most.
 const MAX_PROMPTS: usize = 64;
 /// Likely tokens shown for each, at most.
@@ -63,11 +66,12 @@ pub async fn completions(State(server): State<Arc<Server>>, request: Request) ->
     for request in requests {
         all.push(model.submit(request, &call.tally).await?);
     }
-    let mut reply =
-        Completion { id: new_id("cmpl-"), created: now_s(), model, echoes, offsets: Vec::new(), n_choices };
+    let envelope = Envelope::new("cmpl-", &model);
+    let mut reply = Completion { model, echoes, offsets: Vec::new(), n_choices };
     if wants_stream {
         let answers = all.pop().expect("one prompt");
-        return Ok(stream(answers, CompletionStream { reply, wants_usage, n_generated: 0 }));
+        let pieces = Pieces { envelope, object: OBJECT, wants_usage, n_generated: 0 };
+        return Ok(stream(answers, CompletionStream { reply, pieces }));
     }
     let (mut choices, mut n_prompt, mut n_generated, mut n_cached) = (Vec::new(), 0, 0, 0);
     for answers in &mut all {
@@ -79,19 +83,8 @@ pub async fn completions(State(server): State<Arc<Server>>, request: Request) ->
         n_prompt += answers.n_prompt;
         n_cached += answers.n_cached;
     }
-    Ok(json(&json!({
-        "id": reply.id,
-        "object": "text_completion",
-        "created": reply.created,
-        "model": reply.model.info.name,
-        "choices": choices,
-        "usage": {
-            "prompt_tokens": n_prompt,
-            "completion_tokens": n_generated,
-            "total_tokens": n_prompt + n_generated,
-            "prompt_tokens_details": { "cached_tokens": n_cached },
-        },
-    })))
+    let usage = usage(n_prompt, n_cached, n_generated);
+    Ok(json(&envelope.around(OBJECT, choices.into(), Some(usage))))
 }
 
 /// What is to go on.
@@ -150,10 +143,8 @@ impl Prompt {
     }
 }
 
-/// What all pieces of a reply have in common.
+/// How answers become choices.
 struct Completion {
-    id: String,
-    created: u64,
     model: Arc<ServedModel>,
     /// Text before the answer, of each prompt.
     echoes: Vec<String>,
@@ -203,28 +194,13 @@ impl Completion {
 
 struct CompletionStream {
     reply: Completion,
-    wants_usage: bool,
-    n_generated: usize,
+    pieces: Pieces,
 }
 
 impl CompletionStream {
-    fn chunk(&self, choices: Value, usage: Option<Value>) -> String {
-        let mut chunk = json!({
-            "id": self.reply.id,
-            "object": "text_completion",
-            "created": self.reply.created,
-            "model": self.reply.model.info.name,
-            "choices": choices,
-        });
-        if self.wants_usage {
-            chunk["usage"] = usage.into();
-        }
-        data(&chunk)
-    }
-
     fn piece(&self, idx: usize, text: &str, logprobs: Option<Value>, reason: Option<&str>) -> String {
-        let choice = json!({ "index": idx, "text": text, "logprobs": logprobs, "finish_reason": reason });
-        self.chunk(json!([choice]), None)
+        self.pieces
+            .piece(json!({ "index": idx, "text": text, "logprobs": logprobs, "finish_reason": reason }))
     }
 }
 
@@ -251,7 +227,7 @@ impl Encoder for CompletionStream {
                 self.piece(choice_idx, &text, logprobs, None)
             }
             Event::Finished { choice_idx, text, reason, n_generated, .. } => {
-                self.n_generated += n_generated;
+                self.pieces.n_generated += n_generated;
                 self.piece(choice_idx, &text, None, Some(finish_reason(reason)))
             }
             Event::Started { .. } | Event::Embedded(_) | Event::Failed(_) => String::new(),
@@ -259,11 +235,7 @@ impl Encoder for CompletionStream {
     }
 
     fn end(&mut self, answers: &Answers) -> String {
-        let last = match self.wants_usage {
-            true => self.chunk(json!([]), Some(super::chat::usage(answers, self.n_generated))),
-            false => String::new(),
-        };
-        last + "data: [DONE]\n\n"
+        self.pieces.end(answers)
     }
 
     fn failed(&mut self, error: ApiError) -> String {

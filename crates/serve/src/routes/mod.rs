@@ -5,6 +5,7 @@ mod anthropic;
 mod chat;
 mod completions;
 mod embeddings;
+mod envelope;
 mod models;
 mod ollama;
 mod responses;
