@@ -5,7 +5,7 @@
 //! one, and removed when the job is done. A state that cannot be read counts as none.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -73,18 +73,4 @@ pub fn fingerprint(path: &Path) -> String {
     let changed = metadata.and_then(|m| m.modified().ok()).and_then(|at| at.duration_since(UNIX_EPOCH).ok());
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     format!("{} {n_bytes} {:?}", path.display(), changed.unwrap_or_default())
-}
-
-/// Of a file's bytes, in hexadecimal.
-pub fn sha256_of(path: &Path) -> io::Result<String> {
-    let mut file = fs::File::open(path)?;
-    let mut sha256 = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            n => sha256.update(&buffer[..n]),
-        }
-    }
-    Ok(sha256.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -1,7 +1,7 @@
 //! `edgeward compress`: a smaller file of a model.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,8 +21,8 @@ use crate::Outcome;
 use crate::device;
 use crate::engine_args;
 use crate::output::{self, Align, Table};
-use crate::resume::{Resume, sha256_of};
-use crate::store::{Progress, Verbosity, human_bytes};
+use crate::resume::Resume;
+use crate::store::{self, Progress, Verbosity, human_bytes};
 
 /// Tokens of a window of calibration text: long enough that most positions see much before them.
 const WINDOW_LEN: usize = 512;
@@ -396,7 +396,7 @@ fn file_id(path: &Path) -> Result<FileId, String> {
     let failed = |error| format!("could not read {}: {error}", path.display());
     Ok(FileId {
         name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        sha256: sha256_of(path).map_err(failed)?,
+        sha256: File::open(path).and_then(store::sha256).map_err(failed)?.0.to_hex(),
         size_bytes: fs::metadata(path).map_err(failed)?.len(),
     })
 }

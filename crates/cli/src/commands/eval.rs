@@ -1,7 +1,7 @@
 //! `edgeward eval`: how good a model is, and how far from the one that it was made of.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::Outcome;
 use crate::engine_args::{self, EngineArgs};
 use crate::output::{self, Align, Table, print_line};
-use crate::resume::{Resume, fingerprint, sha256_of};
-use crate::store::{Progress, Verbosity};
+use crate::resume::{Resume, fingerprint};
+use crate::store::{self, Progress, Verbosity};
 
 /// Measure how good a model is: perplexity, distance from its teacher, and scores of tasks
 #[derive(clap::Args)]
@@ -193,9 +193,10 @@ fn verify(
     for (what, path, claimed) in
         [("teacher", teacher.path(), &certificate.teacher), ("text", text_path, &certificate.calibration)]
     {
-        let sha256 =
-            sha256_of(path).map_err(|error| format!("could not read {}: {error}", path.display()))?;
-        if sha256 != claimed.sha256 {
+        let (sha256, _) = File::open(path)
+            .and_then(store::sha256)
+            .map_err(|error| format!("could not read {}: {error}", path.display()))?;
+        if sha256.to_hex() != claimed.sha256 {
             return Err(format!(
                 "{} is not the {what} of the certificate, {} with SHA-256 {}: give that one",
                 path.display(),

@@ -33,13 +33,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use catalogue::{BUILT_IN, Catalogue, CatalogueEntry, Source};
-use digest::{Digest, Hasher};
+use digest::Digest;
 use error::Attempt;
 use hub::Hub;
 use part::{Copied, PartFile, Wanted};
 
 pub use error::StoreError;
 pub use name::{ModelName, Reference};
+pub use part::sha256;
 pub use progress::{Progress, Verbosity};
 
 /// The file that makes a folder a model of the store.
@@ -670,11 +671,9 @@ fn local_file(path: &Path) -> Result<PlannedFile, StoreError> {
         reference: path.display().to_string(),
         reason: "its file name cannot be kept".into(),
     })?;
-    let size_bytes = fs::metadata(path).map_err(StoreError::io("open", path))?.len();
-    let hasher = Hasher::new(Digest::Sha256([0; 32]), size_bytes);
     let source = File::open(path).map_err(StoreError::io("open", path))?;
-    let (hasher, size_bytes) = part::hash(source, hasher).map_err(StoreError::io("read", path))?;
-    let wanted = Wanted { file: file.to_owned(), size_bytes, digest: hasher.finish() };
+    let (digest, size_bytes) = sha256(source).map_err(StoreError::io("read", path))?;
+    let wanted = Wanted { file: file.to_owned(), size_bytes, digest };
     Ok(PlannedFile { wanted, ways: vec![Way::Copy(path.to_path_buf())] })
 }
 

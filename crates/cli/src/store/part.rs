@@ -61,6 +61,12 @@ impl Wanted {
     }
 }
 
+/// SHA-256 of all of `reader`, and its length.
+pub fn sha256(reader: impl Read) -> io::Result<(Digest, u64)> {
+    let (hasher, len) = hash(reader, Hasher::Sha256(Box::default()))?;
+    Ok((hasher.finish(), len))
+}
+
 /// Hashes all of `reader`; also its length.
 pub fn hash(mut reader: impl Read, mut hasher: Hasher) -> io::Result<(Hasher, u64)> {
     let mut chunk = vec![0; CHUNK_BYTES];
