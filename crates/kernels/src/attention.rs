@@ -387,8 +387,7 @@ impl Kernel for Attend<'_, '_> {
         part.resize(n_rows * row_len, 0.0);
         total.resize(n_rows * row_len, 0.0);
         let first_chunk = self.chunks.start;
-        let last_pos = work.first_pos + work.n_tokens - 1;
-        let (last_chunk, last_page) = (last_pos / CHUNK, last_pos / PAGE_LEN);
+        let last_page = (work.first_pos + work.n_tokens - 1) / PAGE_LEN;
         for chunk in self.chunks {
             let first_pos = chunk * CHUNK;
             let n_pos = (work.first_pos + work.n_tokens).min(first_pos + CHUNK) - first_pos;
@@ -406,7 +405,7 @@ impl Kernel for Attend<'_, '_> {
                 next_keys: [std::ptr::null(); 2],
             };
             // Whoever finishes a chunk takes, most likely, the next one.
-            let next = (chunk + 1).min(last_chunk) * CHUNK / PAGE_LEN;
+            let next = (chunk + 1) * CHUNK / PAGE_LEN;
             for (i, keys) in kernel.next_keys.iter_mut().enumerate() {
                 let page = &work.pages[(next + i).min(last_page)];
                 *keys = page.head(work.layer, work.kv_head).keys();
