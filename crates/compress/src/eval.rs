@@ -10,7 +10,6 @@
 //! is needed and memory does not grow with the text.
 
 use std::ops::Range;
-use std::sync::Mutex;
 
 use edgeward_engine::{CancelToken, Engine, Isa, log_probability};
 use edgeward_kernels::{Pool, Vectorized};
@@ -329,15 +328,15 @@ pub(crate) fn compare_rows(
     divergence: &mut Divergence,
 ) {
     let n_rows = teacher.len() / vocab_size;
-    let results = Mutex::new(vec![(0.0f32, false); n_rows]);
-    pool.run(n_rows, |_, i| {
+    let mut results = vec![(0.0f32, false); n_rows];
+    pool.run_chunks(&mut results, 1, |i, result| {
         let (teacher, student) =
             (&teacher[i * vocab_size..][..vocab_size], &student[i * vocab_size..][..vocab_size]);
         let kl = isa.vectorize(Compare { teacher, student }) as f32;
         let is_same = argmax(teacher) == argmax(student);
-        results.lock().unwrap_or_else(|e| e.into_inner())[i] = (kl, is_same);
+        result[0] = (kl, is_same);
     });
-    for (kl, is_same) in results.into_inner().unwrap_or_else(|e| e.into_inner()) {
+    for (kl, is_same) in results {
         divergence.push(kl, is_same);
     }
 }

@@ -9,8 +9,6 @@
 //! what a wrong column then still costs (Chee et al. 2023, arXiv:2307.13304, "LDLQ"; it is the rounding of GPTQ,
 //! Frantar et al. 2022, arXiv:2210.17323, which finds the same numbers by inverting H).
 
-use std::sync::Mutex;
-
 use edgeward_kernels::{Isa, Pool, Vectorized};
 
 /// Rows whose products are summed in single precision.
@@ -54,12 +52,8 @@ impl Hessian {
         let n_cols = self.n_cols;
         for rows in rows.chunks(ROWS_PER_SUM * n_cols) {
             self.n_rows += rows.len() / n_cols;
-            // A strip of H for each piece: its rows are written by nobody else.
-            let strips: Vec<Mutex<&mut [f64]>> =
-                self.sums.chunks_mut(TILE_ROWS * n_cols).map(Mutex::new).collect();
-            pool.run(strips.len(), |_, i| {
-                let mut strip = strips[i].lock().unwrap_or_else(|e| e.into_inner());
-                isa.vectorize(AddStrip { rows, n_cols, first_row: i * TILE_ROWS, strip: &mut strip });
+            pool.run_chunks(&mut self.sums, TILE_ROWS * n_cols, |i, strip| {
+                isa.vectorize(AddStrip { rows, n_cols, first_row: i * TILE_ROWS, strip });
             });
         }
     }
@@ -170,21 +164,16 @@ impl Factor {
             }
             // The rows above, each on its own; then what they take from H further left.
             let (above, below) = c.split_at_mut(start * n_cols);
-            let rows: Vec<Mutex<&mut [f64]>> = above.chunks_mut(n_cols).map(Mutex::new).collect();
-            pool.run(rows.len(), |_, i| {
-                let mut row = rows[i].lock().unwrap_or_else(|e| e.into_inner());
+            pool.run_chunks(above, n_cols, |_, row| {
                 for j in (start..end).rev() {
                     let row_j = &below[(j - start) * n_cols..(j - start + 1) * n_cols];
                     let dot: f64 = row[j + 1..end].iter().zip(&row_j[j + 1..end]).map(|(a, b)| a * b).sum();
                     row[j] = (row[j] - dot) / row_j[j];
                 }
             });
-            drop(rows);
             let panel: Vec<f64> =
                 above.chunks(n_cols).flat_map(|row| row[start..end].iter().copied()).collect();
-            let rows: Vec<Mutex<&mut [f64]>> = above.chunks_mut(n_cols).map(Mutex::new).collect();
-            pool.run(rows.len(), |_, i| {
-                let mut row = rows[i].lock().unwrap_or_else(|e| e.into_inner());
+            pool.run_chunks(above, n_cols, |i, row| {
                 isa.vectorize(Subtract {
                     panel: &panel,
                     width: end - start,

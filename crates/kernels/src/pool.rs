@@ -277,6 +277,22 @@ impl Pool {
         }
     }
 
+    /// Calls `piece(i, chunk)` once for each chunk of `chunk_len` elements of `data`, the last perhaps shorter, as
+    /// [`Pool::run`] does.
+    ///
+    /// # Panics
+    /// As [`Pool::run`], and if `chunk_len` is 0.
+    pub fn run_chunks<T: Send>(
+        &mut self,
+        data: &mut [T],
+        chunk_len: usize,
+        piece: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        // Each lock is taken once, by whoever does that piece.
+        let chunks: Vec<Mutex<&mut [T]>> = data.chunks_mut(chunk_len).map(Mutex::new).collect();
+        self.run(chunks.len(), |_, i| piece(i, &mut chunks[i].lock().unwrap_or_else(|e| e.into_inner())));
+    }
+
     fn run_region(&mut self, n_pieces: usize, piece: &Piece) {
         let shared = &*self.shared;
         let start = Instant::now();
@@ -413,6 +429,16 @@ mod tests {
             n_done.fetch_add(1, Ordering::Relaxed);
         });
         assert_eq!(n_done.into_inner(), 15);
+    }
+
+    #[test]
+    fn chunks_are_whole_but_the_last() {
+        let mut data = vec![0; 103];
+        Pool::new(3).run_chunks(&mut data, 10, |i, chunk| {
+            assert_eq!(chunk.len(), if i == 10 { 3 } else { 10 });
+            chunk.iter_mut().for_each(|x| *x += i);
+        });
+        assert!(data.iter().enumerate().all(|(at, x)| *x == at / 10));
     }
 
     #[test]
