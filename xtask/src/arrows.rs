@@ -8,7 +8,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("model", &["kernels"]),
     ("engine", &["model"]),
     ("learn", &["engine"]),
-    ("perceive", &[]),
+    ("perceive", &["kernels"]),
     ("compress", &["learn", "perceive"]),
     ("explain", &["learn"]),
     ("guard", &[]),

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    bench, completions, compress, eval, inspect, keys, models, perplexity, probe, pull, rm, run, serve,
+    bench, completions, compress, eval, inspect, keys, models, net, perplexity, probe, pull, rm, run, serve,
     tokenize,
 };
 use store::Verbosity;
@@ -67,6 +67,7 @@ enum Command {
     Compress(compress::Args),
     Bench(bench::Args),
     Probe(probe::Args),
+    Net(net::Args),
     Completions(completions::Args),
 }
 
@@ -87,6 +88,7 @@ fn main() -> ExitCode {
         Command::Compress(args) => compress::run(&args, verbosity),
         Command::Bench(args) => bench::run(&args, verbosity),
         Command::Probe(args) => probe::run(&args, verbosity),
+        Command::Net(args) => net::run(&args, verbosity),
         Command::Completions(args) => completions::run(&args),
     };
     match outcome {

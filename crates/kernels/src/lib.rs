@@ -19,6 +19,7 @@ pub mod kv;
 pub mod linear;
 pub mod math;
 pub mod memory;
+pub mod net;
 pub mod packed;
 pub mod pool;
 pub mod probe;

@@ -93,6 +93,27 @@ impl Buffer {
     }
 }
 
+/// The floats that the bytes are, in this machine's byte order.
+///
+/// # Panics
+/// If the bytes are not aligned to a float, or no whole number of them.
+pub fn floats(bytes: &[u8]) -> &[f32] {
+    check_floats(bytes);
+    // SAFETY: aligned, of this many floats, and any bits are a float.
+    unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<f32>()) }
+}
+
+/// As [`floats`], to write.
+pub fn floats_mut(bytes: &mut [u8]) -> &mut [f32] {
+    check_floats(bytes);
+    // SAFETY: as above, and any float is bytes.
+    unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len() / size_of::<f32>()) }
+}
+
+fn check_floats(bytes: &[u8]) {
+    assert!(bytes.as_ptr().cast::<f32>().is_aligned() && bytes.len().is_multiple_of(size_of::<f32>()));
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
         if self.mapped_len > 0 {

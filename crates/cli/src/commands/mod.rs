@@ -7,6 +7,7 @@ pub mod eval;
 pub mod inspect;
 pub mod keys;
 pub mod models;
+pub mod net;
 pub mod perplexity;
 pub mod probe;
 pub mod pull;

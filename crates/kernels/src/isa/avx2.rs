@@ -52,6 +52,8 @@ type Halves<const N: usize> = [__m256i; N];
 pub(crate) trait Dot: Copy + Send + Sync + 'static {
     /// See [`Simd::BYTE_ZERO`].
     const BYTE_ZERO: i32;
+    /// Half of [`Simd::dot4_signed`].
+    fn dot4_signed(self, acc: __m256i, x: __m256i, w: __m256i) -> __m256i;
     /// [`Simd::dot`], with the low and the high halves of the sums apart.
     ///
     /// # Safety
@@ -141,6 +143,19 @@ impl Dot for Base {
     const BYTE_ZERO: i32 = 0;
 
     #[inline(always)]
+    fn dot4_signed(self, acc: __m256i, x: __m256i, w: __m256i) -> __m256i {
+        // Even and odd bytes widened to words, so nothing saturates.
+        unsafe {
+            let x_even = _mm256_and_si256(x, _mm256_set1_epi16(255));
+            let x_odd = _mm256_srli_epi16::<8>(x);
+            let w_even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(w));
+            let w_odd = _mm256_srai_epi16::<8>(w);
+            let sum = _mm256_add_epi32(_mm256_madd_epi16(x_even, w_even), _mm256_madd_epi16(x_odd, w_odd));
+            _mm256_add_epi32(acc, sum)
+        }
+    }
+
+    #[inline(always)]
     unsafe fn dot<const N: usize, const G: usize>(
         self,
         [low, high]: [Halves<N>; 2],
@@ -163,6 +178,10 @@ impl Dot for Vnni {
     const BYTE_ZERO: i32 = 128;
 
     #[inline(always)]
+    fn dot4_signed(self, acc: __m256i, x: __m256i, w: __m256i) -> __m256i {
+        unsafe { _mm256_dpbusd_avx_epi32(acc, x, w) }
+    }
+    #[inline(always)]
     unsafe fn dot<const N: usize, const G: usize>(
         self,
         [mut low, mut high]: [Halves<N>; 2],
@@ -181,6 +200,30 @@ impl Dot for Vnni {
             }
         }
         [low, high]
+    }
+}
+
+/// Within each 128-bit half: bytes of two rows, then pairs of two pairs of rows.
+#[inline(always)]
+fn interleave_half(rows: [__m256i; 4]) -> [__m256i; 4] {
+    unsafe {
+        let [a, b, c, d] = rows;
+        let (ab_low, ab_high) = (_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b));
+        let (cd_low, cd_high) = (_mm256_unpacklo_epi8(c, d), _mm256_unpackhi_epi8(c, d));
+        [
+            _mm256_unpacklo_epi16(ab_low, cd_low),
+            _mm256_unpackhi_epi16(ab_low, cd_low),
+            _mm256_unpacklo_epi16(ab_high, cd_high),
+            _mm256_unpackhi_epi16(ab_high, cd_high),
+        ]
+    }
+}
+
+#[inline(always)]
+fn pack_half(lanes: [__m256i; 4]) -> __m256i {
+    unsafe {
+        let low = _mm256_packs_epi32(lanes[0], lanes[1]);
+        _mm256_packus_epi16(low, _mm256_packs_epi32(lanes[2], lanes[3]))
     }
 }
 
@@ -223,6 +266,7 @@ impl<D: Dot> Simd for Avx2<D> {
     const MAX_TOKENS: usize = 4;
     const BYTE_ZERO: i32 = D::BYTE_ZERO;
     const SCORE_BLOCKS: usize = 1;
+    const ACT_ZERO: i32 = 0;
     type F = F;
     type I = I;
     type B = I;
@@ -351,6 +395,17 @@ impl<D: Dot> Simd for Avx2<D> {
         unsafe { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
     }
     #[inline(always)]
+    unsafe fn load_i(self, src: *const i32) -> I {
+        unsafe { [_mm256_loadu_si256(src.cast()), _mm256_loadu_si256(src.add(8).cast())] }
+    }
+    #[inline(always)]
+    unsafe fn store_i(self, dst: *mut i32, a: I) {
+        unsafe {
+            _mm256_storeu_si256(dst.cast(), a[0]);
+            _mm256_storeu_si256(dst.add(8).cast(), a[1]);
+        }
+    }
+    #[inline(always)]
     fn shl_i<const N: u32>(self, a: I) -> I {
         unsafe {
             [
@@ -386,6 +441,15 @@ impl<D: Dot> Simd for Avx2<D> {
             // Both packs work within 128-bit halves; the permutation puts the four quarters in order.
             let words = _mm256_packs_epi32(a[0], a[1]);
             let bytes = _mm256_packs_epi16(words, words);
+            let bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5));
+            _mm_storeu_si128(dst.cast(), _mm256_castsi256_si128(bytes));
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_u8(self, dst: *mut u8, a: I) {
+        unsafe {
+            let words = _mm256_packs_epi32(a[0], a[1]);
+            let bytes = _mm256_packus_epi16(words, words);
             let bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5));
             _mm_storeu_si128(dst.cast(), _mm256_castsi256_si128(bytes));
         }
@@ -450,6 +514,33 @@ impl<D: Dot> Simd for Avx2<D> {
             acc[t] = [low[t], high[t]];
         });
         acc
+    }
+    #[inline(always)]
+    fn dot4_signed(self, acc: I, x: I, w: I) -> I {
+        [self.0.dot4_signed(acc[0], x[0], w[0]), self.0.dot4_signed(acc[1], x[1], w[1])]
+    }
+    #[inline(always)]
+    fn splat_bytes(self, x: i32) -> I {
+        self.splat_i(x)
+    }
+    #[inline(always)]
+    fn interleave4(self, rows: [I; 4]) -> [I; 4] {
+        let [a, b, c, d] = rows;
+        let low = interleave_half([a[0], b[0], c[0], d[0]]);
+        let high = interleave_half([a[1], b[1], c[1], d[1]]);
+        [[low[0], high[0]], [low[1], high[1]], [low[2], high[2]], [low[3], high[3]]]
+    }
+    #[inline(always)]
+    fn pack_bytes(self, lanes: [I; 4]) -> I {
+        let [a, b, c, d] = lanes;
+        [pack_half([a[0], b[0], c[0], d[0]]), pack_half([a[1], b[1], c[1], d[1]])]
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, dst: *mut u8, a: I) {
+        unsafe {
+            _mm256_storeu_si256(dst.cast(), a[0]);
+            _mm256_storeu_si256(dst.add(32).cast(), a[1]);
+        }
     }
     #[inline(always)]
     fn prefetch(self, src: *const u8) {

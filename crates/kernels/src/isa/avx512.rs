@@ -33,6 +33,7 @@ impl Simd for Avx512 {
     const MAX_TOKENS: usize = 8;
     const BYTE_ZERO: i32 = 128;
     const SCORE_BLOCKS: usize = 4;
+    const ACT_ZERO: i32 = 0;
     type F = __m512;
     type I = __m512i;
     type B = __m512i;
@@ -127,6 +128,14 @@ impl Simd for Avx512 {
         unsafe { _mm512_add_epi32(a, b) }
     }
     #[inline(always)]
+    unsafe fn load_i(self, src: *const i32) -> __m512i {
+        unsafe { _mm512_loadu_si512(src.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store_i(self, dst: *mut i32, a: __m512i) {
+        unsafe { _mm512_storeu_si512(dst.cast(), a) }
+    }
+    #[inline(always)]
     fn shl_i<const N: u32>(self, a: __m512i) -> __m512i {
         unsafe { _mm512_slli_epi32::<N>(a) }
     }
@@ -148,6 +157,10 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     unsafe fn store_i8(self, dst: *mut i8, a: __m512i) {
+        unsafe { _mm_storeu_si128(dst.cast(), _mm512_cvtepi32_epi8(a)) }
+    }
+    #[inline(always)]
+    unsafe fn store_u8(self, dst: *mut u8, a: __m512i) {
         unsafe { _mm_storeu_si128(dst.cast(), _mm512_cvtepi32_epi8(a)) }
     }
 
@@ -207,6 +220,52 @@ impl Simd for Avx512 {
             }
         });
         acc
+    }
+    #[inline(always)]
+    fn dot4_signed(self, acc: __m512i, x: __m512i, w: __m512i) -> __m512i {
+        unsafe { _mm512_dpbusd_epi32(acc, x, w) }
+    }
+    #[inline(always)]
+    fn splat_bytes(self, x: i32) -> __m512i {
+        unsafe { _mm512_set1_epi32(x) }
+    }
+    #[inline(always)]
+    fn interleave4(self, rows: [__m512i; 4]) -> [__m512i; 4] {
+        unsafe {
+            // Within each 128-bit quarter: bytes of two rows, then pairs of two pairs of rows.
+            let [a, b, c, d] = rows;
+            let (ab_low, ab_high) = (_mm512_unpacklo_epi8(a, b), _mm512_unpackhi_epi8(a, b));
+            let (cd_low, cd_high) = (_mm512_unpacklo_epi8(c, d), _mm512_unpackhi_epi8(c, d));
+            [
+                _mm512_unpacklo_epi16(ab_low, cd_low),
+                _mm512_unpackhi_epi16(ab_low, cd_low),
+                _mm512_unpacklo_epi16(ab_high, cd_high),
+                _mm512_unpackhi_epi16(ab_high, cd_high),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn pack_bytes(self, lanes: [__m512i; 4]) -> __m512i {
+        unsafe {
+            let low = _mm512_packs_epi32(lanes[0], lanes[1]);
+            _mm512_packus_epi16(low, _mm512_packs_epi32(lanes[2], lanes[3]))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, dst: *mut u8, a: __m512i) {
+        unsafe { _mm512_storeu_si512(dst.cast(), a) }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes_part(self, dst: *mut u8, a: __m512i, n: usize) {
+        unsafe { _mm512_mask_storeu_epi8(dst.cast(), u64::MAX >> (64 - n), a) }
+    }
+    #[inline(always)]
+    unsafe fn store_part(self, dst: *mut f32, a: __m512, n: usize) {
+        unsafe { _mm512_mask_storeu_ps(dst, u16::MAX >> (16 - n), a) }
+    }
+    #[inline(always)]
+    unsafe fn store_u8_part(self, dst: *mut u8, a: __m512i, n: usize) {
+        unsafe { _mm_mask_storeu_epi8(dst.cast(), u16::MAX >> (16 - n), _mm512_cvtepi32_epi8(a)) }
     }
     #[inline(always)]
     fn prefetch(self, src: *const u8) {

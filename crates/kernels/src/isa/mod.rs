@@ -48,6 +48,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Independent blocks of 16 positions that attention scores at once (to hide the latency of the adder).
     const SCORE_BLOCKS: usize;
 
+    /// What [`Simd::dot4_signed`] takes from each byte of `x`: 0, or 128 where only signed bytes can be multiplied.
+    const ACT_ZERO: i32;
+
     /// Sixteen `f32`.
     type F: Copy;
     /// Sixteen `i32`.
@@ -84,6 +87,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 
     fn splat_i(self, x: i32) -> Self::I;
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn load_i(self, src: *const i32) -> Self::I;
+    unsafe fn store_i(self, dst: *mut i32, a: Self::I);
     /// Shifted left by `N` bits.
     fn shl_i<const N: u32>(self, a: Self::I) -> Self::I;
     fn to_f(self, a: Self::I) -> Self::F;
@@ -95,6 +100,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn reduce_add_i(self, a: Self::I) -> i32;
     /// Lanes, each in -128..=127, as bytes.
     unsafe fn store_i8(self, dst: *mut i8, a: Self::I);
+    /// Lanes, each in 0..=255, as bytes.
+    unsafe fn store_u8(self, dst: *mut u8, a: Self::I);
 
     unsafe fn load_bytes(self, src: *const u8) -> Self::B;
     /// Bits 0..=3 of each byte.
@@ -119,6 +126,60 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         bits: u32,
         x: [*const i8; N],
     ) -> [Self::I; N];
+    /// Lane r gains the dot product of its four bytes of `x` (unsigned, less [`Simd::ACT_ZERO`]) with its four bytes
+    /// of `w` (signed), all of any size.
+    fn dot4_signed(self, acc: Self::I, x: Self::B, w: Self::B) -> Self::I;
+    /// The four bytes of `x` in every lane.
+    fn splat_bytes(self, x: i32) -> Self::B;
+    /// Four rows of 64 channels, transposed: lane 4 j + e of vector v holds the bytes of channel 16 j + 4 v + e, one
+    /// from each row.
+    fn interleave4(self, rows: [Self::B; 4]) -> [Self::B; 4];
+    /// Lanes, each in 0..=255, as bytes, in the order that undoes [`Simd::interleave4`]: byte 16 j + 4 v + e is lane
+    /// 4 j + e of vector v.
+    fn pack_bytes(self, lanes: [Self::I; 4]) -> Self::B;
+    unsafe fn store_bytes(self, dst: *mut u8, a: Self::B);
+    /// The first `n` bytes, at most 64.
+    #[inline(always)]
+    unsafe fn store_bytes_part(self, dst: *mut u8, a: Self::B, n: usize) {
+        // SAFETY: the caller's: `n` bytes are writable.
+        unsafe {
+            if n == 64 {
+                self.store_bytes(dst, a);
+            } else {
+                let mut bytes = [0; 64];
+                self.store_bytes(bytes.as_mut_ptr(), a);
+                std::ptr::copy_nonoverlapping(bytes.as_ptr(), dst, n);
+            }
+        }
+    }
+    /// The first `n` lanes, at most 16.
+    #[inline(always)]
+    unsafe fn store_part(self, dst: *mut f32, a: Self::F, n: usize) {
+        // SAFETY: the caller's: `n` elements are writable.
+        unsafe {
+            if n == LANES {
+                self.store(dst, a);
+            } else {
+                let mut lanes = [0.0; LANES];
+                self.store(lanes.as_mut_ptr(), a);
+                std::ptr::copy_nonoverlapping(lanes.as_ptr(), dst, n);
+            }
+        }
+    }
+    /// As [`Simd::store_u8`], the first `n` lanes, at most 16.
+    #[inline(always)]
+    unsafe fn store_u8_part(self, dst: *mut u8, a: Self::I, n: usize) {
+        // SAFETY: the caller's: `n` elements are writable.
+        unsafe {
+            if n == LANES {
+                self.store_u8(dst, a);
+            } else {
+                let mut lanes = [0; LANES];
+                self.store_u8(lanes.as_mut_ptr(), a);
+                std::ptr::copy_nonoverlapping(lanes.as_ptr(), dst, n);
+            }
+        }
+    }
     /// Asks for the cache line at `src` to be brought near; any address will do.
     fn prefetch(self, src: *const u8);
 }

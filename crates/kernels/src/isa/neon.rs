@@ -67,6 +67,10 @@ pub(crate) trait Dot: Copy + Send + Sync + 'static {
     const MAX_TOKENS: usize;
     /// See [`Simd::BYTE_ZERO`].
     const BYTE_ZERO: i32;
+    /// See [`Simd::ACT_ZERO`].
+    const ACT_ZERO: i32;
+    /// Unsigned bytes of `x`, less `ACT_ZERO`, times signed bytes of `w`.
+    fn dot4_signed(self, acc: int32x4_t, x: uint8x16_t, w: int8x16_t) -> int32x4_t;
     /// See [`Simd::dot`].
     ///
     /// # Safety
@@ -89,6 +93,12 @@ fn minus_128<const G: usize>(mut codes: [B; G]) -> [B; G] {
     codes
 }
 
+/// Unsigned bytes less 128.
+#[inline(always)]
+fn signed(x: uint8x16_t) -> int8x16_t {
+    unsafe { vreinterpretq_s8_u8(veorq_u8(x, vdupq_n_u8(128))) }
+}
+
 /// Nothing but NEON.
 #[derive(Clone, Copy)]
 pub(crate) struct Base(());
@@ -96,7 +106,17 @@ pub(crate) struct Base(());
 impl Dot for Base {
     const MAX_TOKENS: usize = 4;
     const BYTE_ZERO: i32 = 0;
+    const ACT_ZERO: i32 = 128;
 
+    #[inline(always)]
+    fn dot4_signed(self, acc: int32x4_t, x: uint8x16_t, w: int8x16_t) -> int32x4_t {
+        unsafe {
+            // Two products of -128 by -128 would overflow sixteen bits: pairs are added in 32.
+            let x = signed(x);
+            let low = vpaddlq_s16(vmull_s8(vget_low_s8(x), vget_low_s8(w)));
+            vaddq_s32(acc, vpaddq_s32(low, vpaddlq_s16(vmull_high_s8(x, w))))
+        }
+    }
     #[inline(always)]
     unsafe fn dot<const N: usize, const G: usize>(
         self,
@@ -225,7 +245,20 @@ impl LaneDot for DotProd {
 impl Dot for DotProd {
     const MAX_TOKENS: usize = 8;
     const BYTE_ZERO: i32 = 0;
+    const ACT_ZERO: i32 = 128;
 
+    #[inline(always)]
+    fn dot4_signed(self, mut acc: int32x4_t, x: uint8x16_t, w: int8x16_t) -> int32x4_t {
+        unsafe {
+            asm!(
+                ".arch_extension dotprod",
+                "sdot {acc:v}.4s, {x:v}.16b, {w:v}.16b",
+                acc = inout(vreg) acc, x = in(vreg) signed(x), w = in(vreg) w,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+        acc
+    }
     #[inline(always)]
     unsafe fn dot<const N: usize, const G: usize>(
         self,
@@ -278,7 +311,20 @@ impl LaneDot for I8mm {
 impl Dot for I8mm {
     const MAX_TOKENS: usize = 8;
     const BYTE_ZERO: i32 = 128;
+    const ACT_ZERO: i32 = 0;
 
+    #[inline(always)]
+    fn dot4_signed(self, mut acc: int32x4_t, x: uint8x16_t, w: int8x16_t) -> int32x4_t {
+        unsafe {
+            asm!(
+                ".arch_extension i8mm",
+                "usdot {acc:v}.4s, {x:v}.16b, {w:v}.16b",
+                acc = inout(vreg) acc, x = in(vreg) x, w = in(vreg) w,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+        acc
+    }
     #[inline(always)]
     unsafe fn dot<const N: usize, const G: usize>(
         self,
@@ -346,6 +392,7 @@ impl<D: Dot> Simd for Neon<D> {
     const MAX_TOKENS: usize = D::MAX_TOKENS;
     const BYTE_ZERO: i32 = D::BYTE_ZERO;
     const SCORE_BLOCKS: usize = 1;
+    const ACT_ZERO: i32 = D::ACT_ZERO;
     type F = F;
     type I = I;
     type B = B;
@@ -450,6 +497,16 @@ impl<D: Dot> Simd for Neon<D> {
         from_fn(|i| unsafe { vaddq_s32(a[i], b[i]) })
     }
     #[inline(always)]
+    unsafe fn load_i(self, src: *const i32) -> I {
+        from_fn(|i| unsafe { vld1q_s32(src.add(4 * i)) })
+    }
+    #[inline(always)]
+    unsafe fn store_i(self, dst: *mut i32, a: I) {
+        for (i, a) in a.into_iter().enumerate() {
+            unsafe { vst1q_s32(dst.add(4 * i), a) }
+        }
+    }
+    #[inline(always)]
     fn shl_i<const N: u32>(self, a: I) -> I {
         a.map(|a| unsafe { vshlq_s32(a, vdupq_n_s32(N as i32)) })
     }
@@ -479,6 +536,10 @@ impl<D: Dot> Simd for Neon<D> {
             let high = vmovn_high_s32(vmovn_s32(a[2]), a[3]);
             vst1q_s8(dst, vmovn_high_s16(vmovn_s16(low), high));
         }
+    }
+    #[inline(always)]
+    unsafe fn store_u8(self, dst: *mut u8, a: I) {
+        unsafe { self.store_i8(dst.cast(), a) }
     }
 
     #[inline(always)]
@@ -535,6 +596,45 @@ impl<D: Dot> Simd for Neon<D> {
         x: [*const i8; N],
     ) -> [I; N] {
         unsafe { self.0.dot(acc, codes, bits, x) }
+    }
+    #[inline(always)]
+    fn dot4_signed(self, acc: I, x: B, w: B) -> I {
+        from_fn(|i| self.0.dot4_signed(acc[i], x[i], unsafe { vreinterpretq_s8_u8(w[i]) }))
+    }
+    #[inline(always)]
+    fn splat_bytes(self, x: i32) -> B {
+        [unsafe { vreinterpretq_u8_s32(vdupq_n_s32(x)) }; 4]
+    }
+    #[inline(always)]
+    fn interleave4(self, rows: [B; 4]) -> [B; 4] {
+        // Bytes of two rows, then pairs of two pairs of rows: quarter j of vector v.
+        let quarters: [[uint8x16_t; 4]; 4] = from_fn(|j| unsafe {
+            let [a, b, c, d] = [rows[0][j], rows[1][j], rows[2][j], rows[3][j]];
+            let words = |a| vreinterpretq_u16_u8(a);
+            let (ab_low, ab_high) = (words(vzip1q_u8(a, b)), words(vzip2q_u8(a, b)));
+            let (cd_low, cd_high) = (words(vzip1q_u8(c, d)), words(vzip2q_u8(c, d)));
+            [
+                vreinterpretq_u8_u16(vzip1q_u16(ab_low, cd_low)),
+                vreinterpretq_u8_u16(vzip2q_u16(ab_low, cd_low)),
+                vreinterpretq_u8_u16(vzip1q_u16(ab_high, cd_high)),
+                vreinterpretq_u8_u16(vzip2q_u16(ab_high, cd_high)),
+            ]
+        });
+        from_fn(|v| from_fn(|j| quarters[j][v]))
+    }
+    #[inline(always)]
+    fn pack_bytes(self, lanes: [I; 4]) -> B {
+        from_fn(|j| unsafe {
+            let low = vmovn_high_s32(vmovn_s32(lanes[0][j]), lanes[1][j]);
+            let high = vmovn_high_s32(vmovn_s32(lanes[2][j]), lanes[3][j]);
+            vreinterpretq_u8_s8(vmovn_high_s16(vmovn_s16(low), high))
+        })
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, dst: *mut u8, a: B) {
+        for (i, a) in a.into_iter().enumerate() {
+            unsafe { vst1q_u8(dst.add(16 * i), a) }
+        }
     }
     #[inline(always)]
     fn prefetch(self, src: *const u8) {

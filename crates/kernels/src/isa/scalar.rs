@@ -22,6 +22,7 @@ impl Simd for Scalar {
     const MAX_TOKENS: usize = 4;
     const BYTE_ZERO: i32 = 128;
     const SCORE_BLOCKS: usize = 1;
+    const ACT_ZERO: i32 = 0;
     type F = [f32; LANES];
     type I = [i32; LANES];
     type B = [u8; 64];
@@ -99,6 +100,14 @@ impl Simd for Scalar {
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I {
         zip(a, b, i32::wrapping_add)
     }
+    unsafe fn load_i(self, src: *const i32) -> Self::I {
+        // SAFETY: the caller's: 16 elements are readable.
+        unsafe { src.cast::<Self::I>().read_unaligned() }
+    }
+    unsafe fn store_i(self, dst: *mut i32, a: Self::I) {
+        // SAFETY: the caller's: 16 elements are writable.
+        unsafe { dst.cast::<Self::I>().write_unaligned(a) }
+    }
     fn shl_i<const N: u32>(self, a: Self::I) -> Self::I {
         map(a, |x| x << N)
     }
@@ -117,6 +126,10 @@ impl Simd for Scalar {
     unsafe fn store_i8(self, dst: *mut i8, a: Self::I) {
         // SAFETY: the caller's: 16 elements are writable.
         unsafe { dst.cast::<[i8; LANES]>().write_unaligned(map(a, |x| x as i8)) }
+    }
+    unsafe fn store_u8(self, dst: *mut u8, a: Self::I) {
+        // SAFETY: the caller's: 16 elements are writable.
+        unsafe { dst.cast::<[u8; LANES]>().write_unaligned(map(a, |x| x as u8)) }
     }
 
     unsafe fn load_bytes(self, src: *const u8) -> Self::B {
@@ -160,6 +173,30 @@ impl Simd for Scalar {
             }
         }
         acc
+    }
+    fn dot4_signed(self, acc: Self::I, x: Self::B, w: Self::B) -> Self::I {
+        std::array::from_fn(|r| {
+            let products = (4 * r..4 * r + 4).map(|i| i32::from(x[i]) * i32::from(w[i] as i8));
+            products.fold(acc[r], i32::wrapping_add)
+        })
+    }
+    fn splat_bytes(self, x: i32) -> Self::B {
+        std::array::from_fn(|i| x.to_le_bytes()[i % 4])
+    }
+    fn interleave4(self, rows: [Self::B; 4]) -> [Self::B; 4] {
+        std::array::from_fn(|v| {
+            std::array::from_fn(|i| {
+                let (quarter, lane, row) = (i / 16, i / 4 % 4, i % 4);
+                rows[row][16 * quarter + 4 * v + lane]
+            })
+        })
+    }
+    fn pack_bytes(self, lanes: [Self::I; 4]) -> Self::B {
+        std::array::from_fn(|i| lanes[i / 4 % 4][4 * (i / 16) + i % 4] as u8)
+    }
+    unsafe fn store_bytes(self, dst: *mut u8, a: Self::B) {
+        // SAFETY: the caller's: 64 bytes are writable.
+        unsafe { dst.cast::<Self::B>().write_unaligned(a) }
     }
     fn prefetch(self, _src: *const u8) {}
 }

@@ -227,6 +227,7 @@ fn loads_and_stores() {
                     results.floats("load_bf16", given, lanes(s.load_bf16(src.cast())));
                     results.exact("load_i8", given, lanes(s.load_i8(src.cast())));
                     results.exact("load_u8", given, lanes(s.load_u8(src)));
+                    results.exact("load_i", given, lanes(s.load_i(src.cast())));
                     results.exact("load_bytes", given, lanes(s.load_bytes(src)));
                 }
                 s.prefetch(src);
@@ -261,6 +262,24 @@ fn loads_and_stores() {
                 unsafe { s.store_i8(dst.as_mut_ptr().add(offset).cast(), lanes(x.map(i32::from))) };
                 assert_eq!(dst[offset..][..LANES], x.map(|x| x as u8));
                 assert!(dst[..offset].iter().chain(&dst[offset + LANES..]).all(|&byte| byte == 0xa5));
+
+                let x: [u8; LANES] = x.map(|x| x as u8);
+                let mut dst = [0xa5u8; 256];
+                // SAFETY: as above.
+                unsafe { s.store_u8(dst.as_mut_ptr().add(offset), lanes(x.map(i32::from))) };
+                assert_eq!(dst[offset..][..LANES], x);
+                assert!(dst[..offset].iter().chain(&dst[offset + LANES..]).all(|&byte| byte == 0xa5));
+
+                let x = bytes(&mut rng, 255);
+                let mut dst = [0xa5u8; 256];
+                // SAFETY: as above.
+                unsafe { s.store_bytes(dst.as_mut_ptr().add(offset), lanes(x)) };
+                assert_eq!(dst[offset..][..64], x);
+                assert!(dst[..offset].iter().chain(&dst[offset + 64..]).all(|&byte| byte == 0xa5));
+                let mut dst = [0xa5u8; 256];
+                // SAFETY: as above.
+                unsafe { s.store_i(dst.as_mut_ptr().add(offset).cast(), lanes(x)) };
+                assert_eq!(dst[offset..][..64], x);
             }
         }
     }
@@ -348,6 +367,28 @@ fn bytes_apart_and_together() {
                 // SAFETY: eight bytes are readable.
                 let added = unsafe { s.add_where(lanes(low), x.as_ptr().add(3), 16) };
                 results.exact("add_where", given, lanes(added));
+            }
+            // Layouts of channels, and signed products: the largest, then anything.
+            for i in 0..64 {
+                let extreme = |n: usize| [[0u8; 64], [255; 64], [128; 64], [127; 64]][n % 4];
+                let x = if i < 16 { extreme(i) } else { bytes(&mut rng, 255) };
+                let w = if i < 16 { extreme(i / 4) } else { bytes(&mut rng, 255) };
+                let given = [lanes(x), lanes(w), lanes(w)];
+                // `ACT_ZERO` times the sum of a lane's weights is what the step leaves out.
+                let left_out: [i32; LANES] = std::array::from_fn(|lane| {
+                    w[4 * lane..][..4].iter().map(|w| S::ACT_ZERO * i32::from(*w as i8)).sum()
+                });
+                let acc = s.add_i(s.splat_i(7), lanes(left_out));
+                results.exact("dot4_signed", given, lanes(s.dot4_signed(acc, lanes(x), lanes(w))));
+                let word = i32::from_le_bytes([x[0], x[1], w[2], w[3]]);
+                results.exact("splat_bytes", given, lanes(s.splat_bytes(word)));
+                let rows = s.interleave4([lanes(x), lanes(w), lanes(bytes(&mut rng, 255)), lanes([3u8; 64])]);
+                for v in rows {
+                    results.exact("interleave4", given, lanes(v));
+                }
+                let mut ints =
+                    || -> S::I { lanes(std::array::from_fn::<i32, LANES, _>(|_| rng.next() as i32 & 255)) };
+                results.exact("pack_bytes", given, lanes(s.pack_bytes([ints(), ints(), ints(), ints()])));
             }
             results
         }

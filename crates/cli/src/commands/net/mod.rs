@@ -1,0 +1,122 @@
+//! `edgeward net`: small networks, from TFLite files.
+
+mod bench;
+mod inspect;
+mod run;
+
+use std::path::{Path, PathBuf};
+
+use clap::{Subcommand, ValueEnum};
+use edgeward_perceive::network::Port;
+use edgeward_perceive::{Arithmetic, Graph, Network, Options, tflite};
+
+use crate::Outcome;
+use crate::store::Verbosity;
+
+/// Files beyond this are no small networks, bytes.
+const MAX_FILE_BYTES: u64 = 1 << 30;
+
+/// Look into, run and measure small networks for images, sounds and sensors
+#[derive(clap::Args)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  edgeward net inspect keyword.tflite
+  edgeward net run keyword.tflite features.bin --json
+  edgeward net bench keyword.tflite --threads 1,2"
+)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Inspect(inspect::Args),
+    Run(run::Args),
+    Bench(bench::Args),
+}
+
+/// Runs the command.
+pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
+    match &args.command {
+        Command::Inspect(args) => inspect::run(args),
+        Command::Run(args) => run::run(args),
+        Command::Bench(args) => bench::run(args, verbosity),
+    }
+}
+
+/// How a network is made ready.
+#[derive(clap::Args)]
+struct NetworkArgs {
+    /// Whose arithmetic eight-bit layers follow, to the last bit: XNNPACK's (TFLite's default), or that of TFLite's
+    /// reference kernels, which is slower
+    #[arg(long, value_enum, default_value = "xnnpack")]
+    arithmetic: ArithmeticArg,
+    /// Bytes that weights and activations may take, MiB
+    #[arg(long, default_value_t = 1024, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ArithmeticArg {
+    Xnnpack,
+    Reference,
+}
+
+impl NetworkArgs {
+    fn options(&self, n_threads: usize) -> Options {
+        let arithmetic = match self.arithmetic {
+            ArithmeticArg::Xnnpack => Arithmetic::Xnnpack,
+            ArithmeticArg::Reference => Arithmetic::Reference,
+        };
+        Options { n_threads, arithmetic, limit_bytes: u64::from(self.limit) << 20, ..Options::default() }
+    }
+}
+
+/// Why a file is no network that runs here.
+#[derive(Debug)]
+struct FileError {
+    path: PathBuf,
+    source: Box<dyn std::error::Error>,
+}
+
+impl std::fmt::Display for FileError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "could not use {}", self.path.display())
+    }
+}
+
+impl std::error::Error for FileError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+/// Reads the network at `path`.
+fn read(path: &Path) -> Result<Graph, FileError> {
+    let read = || -> Result<Graph, Box<dyn std::error::Error>> {
+        let size_bytes = std::fs::metadata(path)?.len();
+        if size_bytes > MAX_FILE_BYTES {
+            return Err(format!("it has {size_bytes} bytes, and {MAX_FILE_BYTES} are the most").into());
+        }
+        Ok(tflite::read(std::fs::read(path)?.into())?)
+    };
+    read().map_err(|source| FileError { path: path.to_owned(), source })
+}
+
+/// Makes the network at `path` ready.
+fn open(path: &Path, options: &Options) -> Result<Network, FileError> {
+    let graph = read(path)?;
+    Network::new(&graph, options).map_err(|error| FileError { path: path.to_owned(), source: error.into() })
+}
+
+/// `int8[1, 49, 10, 1], scale 0.58, zero point 83`.
+fn describe(port: &Port) -> String {
+    let kind = format!("{}{:?}", port.element_type, port.shape);
+    match port.quantization {
+        Some((scale, zero)) => format!("{kind}, scale {scale}, zero point {zero}"),
+        None => kind,
+    }
+}

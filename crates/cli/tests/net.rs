@@ -1,0 +1,95 @@
+//! `edgeward net`: the real binary on real networks.
+
+#![cfg(unix)]
+
+mod support;
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+use support::Sandbox;
+
+fn model(name: &str) -> String {
+    let models = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/networks/models");
+    models.join(name).to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_network_is_shown() {
+    let sandbox = Sandbox::new();
+    let shown = sandbox.run(&["net", "inspect", &model("kws_ref_model.tflite")]).success();
+    assert!(shown.contains("int8[1, 49, 10, 1], scale 0.5847"), "{shown}");
+    assert!(shown.contains("2.66 million multiply-adds"), "{shown}");
+    assert_eq!(shown.matches("DEPTHWISE_CONV_2D").count(), 4, "{shown}");
+
+    let json = sandbox.run(&["net", "inspect", &model("kws_ref_model.tflite"), "--json"]).success();
+    let report: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(report["operators"].as_array().unwrap().len(), 13);
+    assert_eq!(report["outputs"][0]["shape"], serde_json::json!([1, 12]));
+    assert_eq!(report["inputs"][0]["zero_point"], 83);
+    assert!(report["arena_bytes"].as_u64().unwrap() < 40_000);
+}
+
+#[test]
+fn a_network_runs() {
+    let sandbox = Sandbox::new();
+    let input = sandbox.path("inputs");
+    std::fs::write(&input, [[3u8; 784], [250; 784]].concat()).unwrap();
+    let (model, input) = (model("mnist_valid_q.tflite"), input.to_str().unwrap());
+    let lines = sandbox.run(&["net", "run", &model, input, "--json"]).success();
+    let answers: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(answers.len(), 2);
+    let probabilities: Vec<f64> =
+        answers[1]["outputs"][0].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+    assert_eq!(probabilities.len(), 10);
+
+    let output = sandbox.path("outputs");
+    let raw =
+        ["net", "run", &model, input, "--output", output.to_str().unwrap(), "--arithmetic", "reference"];
+    assert_eq!(sandbox.run(&raw).success(), "");
+    let bytes = std::fs::read(&output).unwrap();
+    assert_eq!(bytes.len(), 20);
+    // The output's scale is 1/256 and its zero point -128.
+    let sum: f64 = bytes[10..].iter().map(|byte| (f64::from(*byte as i8) + 128.0) / 256.0).sum();
+    assert!((sum - probabilities.iter().sum::<f64>()).abs() < 0.05);
+
+    let table = sandbox.run(&["net", "run", &model, input]).success();
+    assert_eq!(table.matches("VALUE").count(), 2, "{table}");
+}
+
+#[test]
+fn speed_is_measured() {
+    let sandbox = Sandbox::new();
+    let model = model("mnist_valid_q.tflite");
+    let json =
+        sandbox.run(&["net", "bench", &model, "--threads", "1,2", "--seconds", "0.01", "--json"]).success();
+    let rows: Vec<Value> = serde_json::from_str(&json).unwrap();
+    assert_eq!(rows.iter().map(|row| row["threads"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2]);
+    for row in &rows {
+        let (median, fastest) = (row["us_per_run"].as_f64().unwrap(), row["us_fastest"].as_f64().unwrap());
+        assert!(0.0 < fastest && fastest <= median);
+        assert!(row["arena_bytes"].as_u64().unwrap() > 784);
+    }
+}
+
+#[test]
+fn what_is_no_network_is_refused() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.path("file.tflite");
+    let path = file.to_str().unwrap();
+    std::fs::write(&file, b"nothing of the kind").unwrap();
+    assert!(sandbox.run(&["net", "inspect", path]).failure().contains("is damaged"));
+    let whole = std::fs::read(model("mnist_valid_q.tflite")).unwrap();
+    std::fs::write(&file, &whole[..3000]).unwrap();
+    assert!(sandbox.run(&["net", "bench", path]).failure().contains("is damaged"));
+    assert!(sandbox.run(&["net", "run", "missing.tflite", path]).failure().contains("missing.tflite"));
+    // An input that is too short, and a limit that is too low.
+    let model = model("mnist_valid_q.tflite");
+    std::fs::write(&file, [0; 1000]).unwrap();
+    assert!(
+        sandbox
+            .run(&["net", "run", &model, path, "--output", "/dev/null"])
+            .failure()
+            .contains("ends after 216")
+    );
+}

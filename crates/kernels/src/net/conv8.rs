@@ -1,0 +1,414 @@
+//! Convolution of eight-bit images with eight-bit weights, and with it fully connected layers.
+//!
+//! Sixteen output channels make a tile, one to a lane. The weights of a tile lie in the order in which a window is
+//! walked, four inputs of all sixteen channels to a register; four neighbouring bytes of the image are broadcast and
+//! meet them in one instruction. A block is a few pixels by a few tiles: each broadcast serves all tiles of the block,
+//! each register of weights all its pixels.
+//!
+//! A window's columns and channels are one run of memory (unless columns are dilated), so an image with three channels
+//! wastes no multiplications on filling each pixel up to four: only the end of a run is filled, by zero weights.
+
+use std::ops::Range;
+
+use super::{Pieces, Plane, Requant, Shared, Window};
+use crate::isa::{Isa, Kernel, LANES, Simd};
+use crate::memory::Buffer;
+use crate::pool::Pool;
+
+/// Inputs that meet in one step.
+const GROUP: usize = 4;
+/// Bytes of weights that do.
+const STEP_BYTES: usize = LANES * GROUP;
+
+/// Vectors of sums of the largest block.
+const MAX_SUMS: usize = 16;
+
+/// The weights of a convolution, laid out.
+#[derive(Debug)]
+pub struct Conv8 {
+    window: Window,
+    n_in: usize,
+    n_out: usize,
+    /// Runs of memory that a window looks at: down, across.
+    n_runs: [usize; 2],
+    /// Steps of a run.
+    n_steps: usize,
+    /// `[tile][down][across][step][LANES][GROUP]`, signed.
+    weights: Buffer,
+    /// `[n_out]` and zeros up to a whole tile.
+    bias: Vec<i32>,
+    /// Sums of each channel's weights, as `bias`.
+    weight_sums: Vec<i32>,
+}
+
+/// Where the sums go.
+pub enum Output8<'a> {
+    /// Back to eight bits.
+    Bytes {
+        /// Rows of output pixels.
+        data: &'a mut [u8],
+        /// How they lie.
+        plane: Plane,
+        /// For each output channel.
+        requant: &'a Requant,
+    },
+    /// To floats: `clamp(sum * scale * scales[channel] + bias[channel])`. The convolution's own bias is zero.
+    Floats {
+        /// Rows of output pixels.
+        data: &'a mut [f32],
+        /// How they lie.
+        plane: Plane,
+        /// Of the image.
+        scale: f32,
+        /// Of the weights, `[n_out]` and anything up to a whole tile.
+        scales: &'a [f32],
+        /// As `scales`.
+        bias: &'a [f32],
+        /// Bounds of results.
+        range: (f32, f32),
+    },
+}
+
+impl Conv8 {
+    /// Lays out `weights`, `[n_out, rows, columns, n_in]`; `bias` is `[n_out]`.
+    ///
+    /// # Panics
+    /// If lengths do not fit, or something is zero.
+    pub fn new(window: Window, n_in: usize, n_out: usize, weights: &[i8], bias: &[i32]) -> Conv8 {
+        let [rows, columns] = window.size;
+        assert!(rows > 0 && columns > 0 && n_in > 0 && n_out > 0);
+        assert!(weights.len() == n_out * rows * columns * n_in && bias.len() == n_out);
+        let across = if window.dilation[1] == 1 { 1 } else { columns };
+        let n_runs = [rows, across];
+        let run_len = columns / across * n_in;
+        let n_steps = run_len.div_ceil(GROUP);
+        let n_tiles = n_out.div_ceil(LANES);
+        let mut packed = Buffer::zeroed(Conv8::weight_bytes(window, n_in, n_out));
+        let runs = packed.as_mut_slice().chunks_exact_mut(n_steps * STEP_BYTES);
+        for (run_idx, packed) in runs.enumerate() {
+            let (tile, run_idx) = (run_idx / (rows * across), run_idx % (rows * across));
+            for lane in 0..LANES.min(n_out - tile * LANES) {
+                let at = ((tile * LANES + lane) * rows * across + run_idx) * run_len;
+                for (i, weight) in weights[at..][..run_len].iter().enumerate() {
+                    packed[i / GROUP * STEP_BYTES + lane * GROUP + i % GROUP] = *weight as u8;
+                }
+            }
+        }
+        let mut bias = bias.to_vec();
+        bias.resize(n_tiles * LANES, 0);
+        let sums = weights.chunks_exact(rows * columns * n_in);
+        let mut weight_sums: Vec<i32> = sums.map(|w| w.iter().map(|w| i32::from(*w)).sum()).collect();
+        weight_sums.resize(n_tiles * LANES, 0);
+        Conv8 { window, n_in, n_out, n_runs, n_steps, weights: packed, bias, weight_sums }
+    }
+
+    /// Bytes that the weights take, laid out.
+    pub fn weight_bytes(window: Window, n_in: usize, n_out: usize) -> usize {
+        let [rows, columns] = window.size;
+        let across = if window.dilation[1] == 1 { 1 } else { columns };
+        n_out.div_ceil(LANES) * rows * across * (columns / across * n_in).div_ceil(GROUP) * STEP_BYTES
+    }
+
+    /// Convolves `image`, whose zero point is `zero`.
+    ///
+    /// # Panics
+    /// If shapes do not fit, or the image has no slack behind it.
+    pub fn run(&self, pool: &mut Pool, isa: Isa, image: (&[u8], Plane), zero: u8, output: Output8<'_>) {
+        let (image, mut from) = image;
+        let (output_len, mut to) = match &output {
+            Output8::Bytes { data, plane, .. } => (data.len(), *plane),
+            Output8::Floats { data, plane, .. } => (data.len(), *plane),
+        };
+        assert!(from.channels == self.n_in && to.channels == self.n_out);
+        self.window.check((image.len(), from), (output_len, to));
+        if self.window.is_point() && from.is_dense() && to.is_dense() {
+            (from, to) = (from.flattened(), to.flattened());
+        }
+        let sink = match output {
+            Output8::Bytes { data, requant, .. } => {
+                assert_eq!(requant.n_channels(), self.n_out);
+                Sink::Bytes { data: Shared(data.as_mut_ptr()), requant }
+            }
+            Output8::Floats { data, scale, scales, bias, range, .. } => {
+                assert!(scales.len() >= self.bias.len() && bias.len() >= self.bias.len());
+                Sink::Floats { data: Shared(data.as_mut_ptr()), scale, scales, bias, range }
+            }
+        };
+        Task { conv: self, image, from, to, zero: i32::from(zero), sink: &sink }.run(pool, isa);
+    }
+}
+
+/// What becomes of sums, and where they go.
+enum Sink<'a> {
+    Bytes { data: Shared<u8>, requant: &'a Requant },
+    Floats { data: Shared<f32>, scale: f32, scales: &'a [f32], bias: &'a [f32], range: (f32, f32) },
+}
+
+impl Sink<'_> {
+    /// Stores the first `n` of sixteen sums at element `at`; they are those of channel `channel` and on.
+    ///
+    /// # Safety
+    /// The elements are in range, and nobody else's.
+    #[inline(always)]
+    unsafe fn store<S: Simd>(&self, s: S, at: usize, channel: usize, n: usize, sums: S::I) {
+        // SAFETY: the caller's; and sixteen scales and biases are readable.
+        unsafe {
+            match self {
+                Sink::Bytes { data, requant } => {
+                    s.store_u8_part(data.ptr().add(at), requant.apply(s, channel, sums), n);
+                }
+                Sink::Floats { data, scale, scales, bias, range } => {
+                    let scales = s.load(scales[channel..][..LANES].as_ptr());
+                    let bias = s.load(bias[channel..][..LANES].as_ptr());
+                    let value = s.fma(s.mul(s.to_f(sums), s.splat(*scale)), scales, bias);
+                    let value = s.min(s.max(value, s.splat(range.0)), s.splat(range.1));
+                    s.store_part(data.ptr().add(at), value, n);
+                }
+            }
+        }
+    }
+}
+
+/// One convolution of one image.
+#[derive(Clone, Copy)]
+struct Task<'a> {
+    conv: &'a Conv8,
+    image: &'a [u8],
+    from: Plane,
+    to: Plane,
+    zero: i32,
+    sink: &'a Sink<'a>,
+}
+
+impl Task<'_> {
+    fn run(self, pool: &mut Pool, isa: Isa) {
+        let (conv, to) = (self.conv, self.to);
+        let n_tiles = conv.n_out.div_ceil(LANES);
+        let n_pixels = to.height * to.width;
+        let macs = n_pixels * conv.weights.as_slice().len();
+        let all = Part { tiles: 0..n_tiles, rows: 0..to.height, columns: 0..to.width };
+        // Few pixels are cut by tiles: each thread reads its own weights. Many are cut by rows, or one row by columns.
+        let cut = if n_pixels < 2 * LANES {
+            Cut::Tiles
+        } else if to.height > 1 {
+            Cut::Rows
+        } else {
+            Cut::Columns
+        };
+        let n_units = match cut {
+            Cut::Tiles => n_tiles,
+            Cut::Rows => to.height,
+            Cut::Columns => to.width / LANES,
+        };
+        let pieces = Pieces::new(pool.n_threads(), n_units, macs);
+        pool.run(pieces.n_pieces, |_, piece| {
+            let units = pieces.units(piece);
+            let mut part = all.clone();
+            match cut {
+                Cut::Tiles => part.tiles = units,
+                Cut::Rows => part.rows = units,
+                Cut::Columns => {
+                    let end = if units.end == n_units { to.width } else { units.end * LANES };
+                    part.columns = units.start * LANES..end;
+                }
+            }
+            isa.run(PartKernel { task: self, part });
+        });
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Cut {
+    Tiles,
+    Rows,
+    Columns,
+}
+
+/// A part of the output.
+#[derive(Clone)]
+struct Part {
+    tiles: Range<usize>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+struct PartKernel<'a> {
+    task: Task<'a>,
+    part: Part,
+}
+
+impl Kernel for PartKernel<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let n_pixels = self.part.rows.len() * self.part.columns.len();
+        let mut tile = self.part.tiles.start;
+        while tile < self.part.tiles.end {
+            let n_left = self.part.tiles.end - tile;
+            // With few pixels more tiles keep as many sums in flight. Narrow machines have registers for one tile.
+            if S::MAX_TOKENS >= 8 && n_left >= 4 && n_pixels < 8 {
+                self.tiles::<S, 4>(s, tile);
+                tile += 4;
+            } else if S::MAX_TOKENS >= 8 && n_left >= 2 {
+                self.tiles::<S, 2>(s, tile);
+                tile += 2;
+            } else {
+                self.tiles::<S, 1>(s, tile);
+                tile += 1;
+            }
+        }
+    }
+}
+
+impl PartKernel<'_> {
+    /// All pixels of `T` tiles.
+    #[inline(always)]
+    fn tiles<S: Simd, const T: usize>(&self, s: S, tile: usize) {
+        let Task { conv, zero, .. } = self.task;
+        // What each sum starts from: the bias, less the zero point's share.
+        let mut start = [[0; LANES]; T];
+        for t in 0..T {
+            for lane in 0..LANES {
+                let channel = (tile + t) * LANES + lane;
+                let shift = (S::ACT_ZERO - zero).wrapping_mul(conv.weight_sums[channel]);
+                start[t][lane] = conv.bias[channel].wrapping_add(shift);
+            }
+        }
+        let columns = self.part.columns.clone();
+        let mut sums = [[0; LANES]; MAX_SUMS];
+        for y in self.part.rows.clone() {
+            let mut x = columns.start;
+            while x < columns.end {
+                let n_left = columns.end - x;
+                // A block that reaches beyond the end steps back: pixels computed twice cost less than small blocks.
+                macro_rules! blocks {
+                    ($($p:literal)*) => {
+                        $(if ($p == 1 || n_left > $p / 2) && columns.len() >= $p && S::MAX_TOKENS * 2 >= T * $p {
+                            let from = x.min(columns.end - $p);
+                            self.block::<S, T, $p>(s, tile, &start, &mut sums, y, from);
+                            self.store::<S>(s, tile..tile + T, &sums, y, from..from + $p);
+                            x = from + $p;
+                            continue;
+                        })*
+                    };
+                }
+                blocks!(16 8 4 2 1);
+            }
+        }
+    }
+
+    /// `P` pixels of `T` tiles.
+    #[inline(always)]
+    fn block<S: Simd, const T: usize, const P: usize>(
+        &self,
+        s: S,
+        tile: usize,
+        start: &[[i32; LANES]; T],
+        sums_out: &mut [[i32; LANES]; MAX_SUMS],
+        y: usize,
+        x: usize,
+    ) {
+        let Task { conv, image, from, .. } = self.task;
+        let [stride_y, stride_x] = conv.window.stride;
+        let tile_bytes = conv.n_runs[0] * conv.n_runs[1] * conv.n_steps * STEP_BYTES;
+        let pixel = stride_x * from.channels;
+        let down = conv.window.dilation[0] * from.row_stride;
+        let across = conv.window.dilation[1] * from.channels;
+        // SAFETY: `run` has checked that windows lie in the image, that it has slack for the last step of a run, and
+        // that the output has room; tiles are those of the layout.
+        unsafe {
+            let mut weights = conv.weights.as_slice()[tile * tile_bytes..][..T * tile_bytes].as_ptr();
+            let corner = image.as_ptr().add(y * stride_y * from.row_stride + x * pixel);
+            let mut sums = [[s.splat_i(0); P]; T];
+            for t in 0..T {
+                let start = s.load_i(start[t].as_ptr());
+                for p in 0..P {
+                    sums[t][p] = start;
+                }
+            }
+            for row in 0..conv.n_runs[0] {
+                for column in 0..conv.n_runs[1] {
+                    let mut run = corner.add(row * down + column * across);
+                    for _ in 0..conv.n_steps {
+                        let mut w = [s.load_bytes(weights); T];
+                        for t in 1..T {
+                            w[t] = s.load_bytes(weights.add(t * tile_bytes));
+                        }
+                        for p in 0..P {
+                            let bytes = s.splat_bytes(run.add(p * pixel).cast::<i32>().read_unaligned());
+                            for t in 0..T {
+                                sums[t][p] = s.dot4_signed(sums[t][p], bytes, w[t]);
+                            }
+                        }
+                        weights = weights.add(STEP_BYTES);
+                        run = run.add(GROUP);
+                    }
+                }
+            }
+            for t in 0..T {
+                for p in 0..P {
+                    s.store_i(sums_out[t * P + p].as_mut_ptr(), sums[t][p]);
+                }
+            }
+        }
+    }
+
+    /// Stores the sums of a block. They come through memory: were they used here in a loop, the compiler would keep
+    /// them there in [`PartKernel::block`], too.
+    #[inline(always)]
+    fn store<S: Simd>(
+        &self,
+        s: S,
+        tiles: Range<usize>,
+        sums: &[[i32; LANES]; MAX_SUMS],
+        y: usize,
+        columns: Range<usize>,
+    ) {
+        let Task { to, sink, .. } = self.task;
+        let mut next = 0;
+        for tile in tiles {
+            let channel = tile * LANES;
+            let n = LANES.min(to.channels - channel);
+            for x in columns.clone() {
+                // SAFETY: sixteen sums are readable; the pixels and channels are in the output, and in this part.
+                unsafe {
+                    let sums = s.load_i(sums[next].as_ptr());
+                    sink.store(s, y * to.row_stride + x * to.channels + channel, channel, n, sums);
+                }
+                next += 1;
+            }
+        }
+    }
+}
+
+/// The sums of a convolution, in plain loops: `[rows, columns, n_out]` of the positions, row after row.
+pub fn conv8_ref(
+    window: Window,
+    n_out: usize,
+    weights: &[i8],
+    bias: &[i32],
+    image: (&[u8], Plane),
+    zero: u8,
+) -> Vec<i32> {
+    let (image, plane) = image;
+    let [rows, columns] = window.positions([plane.height, plane.width]);
+    let n_in = plane.channels;
+    let mut sums = Vec::with_capacity(rows * columns * n_out);
+    for (y, x) in (0..rows * columns).map(|i| (i / columns, i % columns)) {
+        for (out, bias) in bias.iter().enumerate().take(n_out) {
+            let mut sum = *bias;
+            for (row, column) in
+                (0..window.size[0] * window.size[1]).map(|i| (i / window.size[1], i % window.size[1]))
+            {
+                let at = (y * window.stride[0] + row * window.dilation[0]) * plane.row_stride
+                    + (x * window.stride[1] + column * window.dilation[1]) * n_in;
+                for c in 0..n_in {
+                    let weight = weights[((out * window.size[0] + row) * window.size[1] + column) * n_in + c];
+                    sum += i32::from(weight) * (i32::from(image[at + c]) - i32::from(zero));
+                }
+            }
+            sums.push(sum);
+        }
+    }
+    sums
+}

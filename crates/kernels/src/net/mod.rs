@@ -1,0 +1,161 @@
+//! Arithmetic of small networks: convolutions, in eight bits and in floats, on images in memory.
+//!
+//! Images are NHWC, one at a time: rows of pixels, a pixel being its channels side by side ([`Plane`]). Windows never
+//! leave their image; whoever wants padding makes the image larger first ([`pad`]).
+//!
+//! Eight-bit activations are unsigned bytes with a zero point, weights signed ones without: what TFLite calls int8 is
+//! the same with 128 added to the bytes and to the zero point. A sum over a window is exact in 32 bits, and goes back
+//! to eight by a [`Requant`].
+//!
+//! Kernels read whole vectors: [`SLACK`] elements behind an input must be there, whatever their values. Results depend
+//! neither on the instruction set nor on the number of threads: integer sums are exact, and a float sum is one chain
+//! of fused multiply-adds over rows, columns and channels of the window, in this order. The `_ref` functions say the
+//! same in plain loops, and the tests hold the kernels to them.
+
+mod conv32;
+mod conv8;
+mod depthwise32;
+mod depthwise8;
+mod pointwise;
+mod pool;
+mod requant;
+mod softmax;
+
+pub use conv8::{Conv8, Output8, conv8_ref};
+pub use conv32::{Conv32, conv32_ref};
+pub use depthwise8::{Depthwise8, depthwise8_ref};
+pub use depthwise32::{Depthwise32, depthwise32_ref};
+pub use pointwise::{Add8, add32, pad, quantize};
+pub use pool::{Mean8, Pooling, mean8, mean32};
+pub use requant::{Requant, Rounding};
+pub use softmax::{Softmax8, softmax32};
+
+use std::ops::Range;
+
+/// Elements that must be readable behind an input.
+pub const SLACK: usize = 64;
+/// Below this many multiply-adds, a layer stays on the calling thread: handing it out would cost more.
+const SERIAL_MACS: usize = 1 << 17;
+
+/// Where the rows of an image lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plane {
+    /// Rows.
+    pub height: usize,
+    /// Pixels of a row.
+    pub width: usize,
+    /// Elements of a pixel.
+    pub channels: usize,
+    /// Elements from one row to the next.
+    pub row_stride: usize,
+}
+
+impl Plane {
+    /// Rows that follow each other without a gap.
+    pub fn dense(height: usize, width: usize, channels: usize) -> Plane {
+        Plane { height, width, channels, row_stride: width * channels }
+    }
+
+    /// Elements from the first to the last, gaps included.
+    pub fn len(&self) -> usize {
+        if self.height == 0 { 0 } else { (self.height - 1) * self.row_stride + self.width * self.channels }
+    }
+
+    /// Whether it has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn is_dense(&self) -> bool {
+        self.row_stride == self.width * self.channels
+    }
+
+    /// The same pixels as a single row; the plane is dense.
+    fn flattened(&self) -> Plane {
+        Plane::dense(1, self.height * self.width, self.channels)
+    }
+}
+
+/// A window that slides over an image; each pair is vertical, horizontal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Rows and columns that it looks at.
+    pub size: [usize; 2],
+    /// Steps from one position to the next.
+    pub stride: [usize; 2],
+    /// Distance of the rows and of the columns that it looks at.
+    pub dilation: [usize; 2],
+}
+
+impl Window {
+    /// A window of one pixel.
+    pub const POINT: Window = Window { size: [1, 1], stride: [1, 1], dilation: [1, 1] };
+
+    /// Rows and columns from its first to its last.
+    pub fn extent(&self) -> [usize; 2] {
+        [0, 1].map(|axis| (self.size[axis] - 1) * self.dilation[axis] + 1)
+    }
+
+    /// Its positions in an image of this size: all at which it lies inside.
+    pub fn positions(&self, size: [usize; 2]) -> [usize; 2] {
+        let extent = self.extent();
+        [0, 1].map(|axis| match size[axis].checked_sub(extent[axis]) {
+            Some(room) => room / self.stride[axis] + 1,
+            None => 0,
+        })
+    }
+
+    fn is_point(&self) -> bool {
+        self.size == [1, 1] && self.stride == [1, 1]
+    }
+
+    /// # Panics
+    /// If `output` is not the positions in `input`, or the slices are too short for the planes.
+    fn check(&self, input: (usize, Plane), output: (usize, Plane)) {
+        let ((input_len, input), (output_len, output)) = (input, output);
+        assert!(self.size != [0, 0] && self.stride.iter().chain(&self.dilation).all(|n| *n > 0));
+        assert_eq!([output.height, output.width], self.positions([input.height, input.width]));
+        assert!(input.row_stride >= input.width * input.channels);
+        assert!(output.row_stride >= output.width * output.channels);
+        assert!(input_len >= input.len() + SLACK, "an input has slack behind it");
+        assert!(output_len >= output.len());
+    }
+}
+
+/// How one layer's output is cut into pieces of work.
+#[derive(Clone, Copy)]
+struct Pieces {
+    n_pieces: usize,
+    n_units: usize,
+}
+
+impl Pieces {
+    /// `n_units` that each thread may take some of; `macs` in all.
+    fn new(n_threads: usize, n_units: usize, macs: usize) -> Pieces {
+        // Pieces of equal work, one for each thread: a network's layers are too short for finer ones to pay.
+        let n_pieces = if macs < SERIAL_MACS { 1 } else { n_threads.min(n_units).max(1) };
+        Pieces { n_pieces, n_units }
+    }
+
+    fn units(&self, piece: usize) -> Range<usize> {
+        let at = |piece: usize| piece * self.n_units / self.n_pieces;
+        at(piece)..at(piece + 1)
+    }
+}
+
+/// Elements that several threads write at once, each its own.
+struct Shared<T>(*mut T);
+
+// SAFETY: pieces write disjoint elements, as their makers see to.
+unsafe impl<T: Send> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    /// A method, so that closures capture the whole, which is `Sync`, and not the pointer in it.
+    #[inline(always)]
+    fn ptr(&self) -> *mut T {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests;

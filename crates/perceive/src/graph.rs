@@ -1,0 +1,325 @@
+//! A network as a typed graph: tensors, and operators in the order in which they run.
+//!
+//! This is what readers give and what [`crate::Network`] is made from. It means the same whichever file it came from:
+//! activations are NHWC, weights of convolutions `[out, rows, columns, in]`, of depthwise ones `[rows, columns, out]`.
+//!
+//! Invariants, which readers establish: every index is in range; a constant has exactly the bytes of its shape; each
+//! tensor is a constant, an input, or the output of one node, which comes before all that use it.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::error::Error;
+
+/// Dimensions of the largest tensor.
+pub const MAX_DIMS: usize = 8;
+
+/// What an element is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ElementType {
+    /// IEEE single precision.
+    F32,
+    /// Signed byte, with a scale and a zero point where it is quantised.
+    I8,
+    /// Signed 32-bit integer: shapes, axes, biases.
+    I32,
+}
+
+impl ElementType {
+    /// Bytes of one.
+    pub fn size_bytes(self) -> usize {
+        match self {
+            ElementType::F32 | ElementType::I32 => 4,
+            ElementType::I8 => 1,
+        }
+    }
+
+    /// "float32", "int8", "int32".
+    pub fn name(self) -> &'static str {
+        match self {
+            ElementType::F32 => "float32",
+            ElementType::I8 => "int8",
+            ElementType::I32 => "int32",
+        }
+    }
+}
+
+impl fmt::Display for ElementType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How numbers are meant: `scale * (q - zero)`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quantization {
+    /// One for the whole tensor, or one for each index of `axis`; finite and above 0.
+    pub scales: Vec<f32>,
+    /// As many as scales.
+    pub zeros: Vec<i32>,
+    /// The dimension along which they differ.
+    pub axis: usize,
+}
+
+/// Bytes of a file, shared.
+#[derive(Clone)]
+pub struct Constant {
+    file: Arc<[u8]>,
+    range: Range<usize>,
+}
+
+impl Constant {
+    /// The part `range` of `file`; `None` if it is not in it.
+    pub fn new(file: Arc<[u8]>, range: Range<usize>) -> Option<Constant> {
+        (range.start <= range.end && range.end <= file.len()).then_some(Constant { file, range })
+    }
+
+    /// The bytes, little-endian.
+    pub fn bytes(&self) -> &[u8] {
+        &self.file[self.range.clone()]
+    }
+
+    /// The bytes as 32-bit integers.
+    pub fn i32s(&self) -> impl ExactSizeIterator<Item = i32> {
+        self.bytes().as_chunks().0.iter().map(|bytes| i32::from_le_bytes(*bytes))
+    }
+
+    /// The bytes as floats.
+    pub fn f32s(&self) -> impl ExactSizeIterator<Item = f32> {
+        self.bytes().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes))
+    }
+}
+
+impl fmt::Debug for Constant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Constant({} bytes)", self.range.len())
+    }
+}
+
+/// A tensor.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    /// For people.
+    pub name: String,
+    /// Of its elements.
+    pub element_type: ElementType,
+    /// At most [`MAX_DIMS`]; no dimensions is a single number.
+    pub shape: Vec<usize>,
+    /// Where elements are quantised.
+    pub quantization: Option<Quantization>,
+    /// Where it is known beforehand.
+    pub constant: Option<Constant>,
+}
+
+impl Tensor {
+    /// Elements. Readers have checked that the product fits.
+    pub fn n_elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// Elements of a tensor of this shape, and bytes; `None` if that is beyond any memory.
+pub(crate) fn checked_size(shape: &[usize], element_type: ElementType) -> Option<usize> {
+    let n_elements = shape.iter().try_fold(1usize, |n, dim| n.checked_mul(*dim))?;
+    // A dimension of zero must not hide a product that overflows elsewhere.
+    shape.iter().try_fold(1usize, |n, dim| n.checked_mul((*dim).max(1)))?;
+    n_elements.checked_mul(element_type.size_bytes()).filter(|bytes| *bytes <= isize::MAX as usize / 4)
+}
+
+/// Index of a tensor in [`Graph::tensors`].
+pub type TensorId = usize;
+
+/// What is applied to an operator's result on the spot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// Nothing.
+    None,
+    /// max(x, 0).
+    Relu,
+    /// x kept in -1..=1.
+    ReluN1To1,
+    /// x kept in 0..=6.
+    Relu6,
+}
+
+impl Activation {
+    /// Bounds of results.
+    pub fn range(self) -> (f32, f32) {
+        match self {
+            Activation::None => (f32::NEG_INFINITY, f32::INFINITY),
+            Activation::Relu => (0.0, f32::INFINITY),
+            Activation::ReluN1To1 => (-1.0, 1.0),
+            Activation::Relu6 => (0.0, 6.0),
+        }
+    }
+}
+
+/// What lies beyond an image's edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Padding {
+    /// Zeros, so many that there are `ceil(size / stride)` positions; the odd one after the image.
+    Same,
+    /// Nothing: windows stay inside.
+    Valid,
+}
+
+/// A sliding window; each pair is vertical, horizontal. All numbers are at least 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sliding {
+    /// What lies beyond the edge.
+    pub padding: Padding,
+    /// Steps.
+    pub stride: [usize; 2],
+    /// Distance of neighbours in the window.
+    pub dilation: [usize; 2],
+}
+
+/// What a node computes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// Image, weights, perhaps a bias.
+    Conv2d {
+        /// How the window moves.
+        sliding: Sliding,
+        /// What follows.
+        activation: Activation,
+    },
+    /// Image, weights, perhaps a bias; output channel `c * multiplier + m` sees input channel `c`.
+    DepthwiseConv2d {
+        /// How the window moves.
+        sliding: Sliding,
+        /// Output channels for each input channel.
+        multiplier: usize,
+        /// What follows.
+        activation: Activation,
+    },
+    /// Rows, weights `[out, in]`, perhaps a bias.
+    FullyConnected {
+        /// Whether the output has as many dimensions as the input, and not two.
+        keeps_dims: bool,
+        /// What follows.
+        activation: Activation,
+    },
+    /// Two tensors of one shape.
+    Add {
+        /// What follows.
+        activation: Activation,
+    },
+    /// The mean of each window; what is padded does not count.
+    AveragePool2d {
+        /// Rows and columns of the window.
+        size: [usize; 2],
+        /// How it moves; not dilated.
+        sliding: Sliding,
+        /// What follows.
+        activation: Activation,
+    },
+    /// Tensor and axes.
+    Mean {
+        /// Whether reduced dimensions stay, as 1.
+        keeps_dims: bool,
+    },
+    /// Tensor and, for each dimension, elements before and after.
+    Pad,
+    /// Tensor and, perhaps, the new shape; -1 is whatever is left.
+    Reshape {
+        /// Where the shape is not a tensor.
+        shape: Option<Vec<i32>>,
+    },
+    /// Over the last dimension.
+    Softmax {
+        /// Factor of the exponents.
+        beta: f32,
+    },
+    /// The shape of a tensor.
+    Shape,
+    /// Tensor, begin, end, strides.
+    StridedSlice {
+        /// Bit i: the beginning of dimension i is open.
+        begin_mask: u32,
+        /// Bit i: the end of dimension i is open.
+        end_mask: u32,
+        /// Bit i: dimension i has one index, and goes.
+        shrink_mask: u32,
+    },
+    /// Tensors of one shape, side by side along a new dimension.
+    Pack {
+        /// Where the new dimension is.
+        axis: i32,
+    },
+}
+
+impl Op {
+    /// TFLite's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Conv2d { .. } => "CONV_2D",
+            Op::DepthwiseConv2d { .. } => "DEPTHWISE_CONV_2D",
+            Op::FullyConnected { .. } => "FULLY_CONNECTED",
+            Op::Add { .. } => "ADD",
+            Op::AveragePool2d { .. } => "AVERAGE_POOL_2D",
+            Op::Mean { .. } => "MEAN",
+            Op::Pad => "PAD",
+            Op::Reshape { .. } => "RESHAPE",
+            Op::Softmax { .. } => "SOFTMAX",
+            Op::Shape => "SHAPE",
+            Op::StridedSlice { .. } => "STRIDED_SLICE",
+            Op::Pack { .. } => "PACK",
+        }
+    }
+}
+
+/// An operator, what it is given and what it gives.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// What it computes.
+    pub op: Op,
+    /// In the order that the operator names; `None` is left out.
+    pub inputs: Vec<Option<TensorId>>,
+    /// One for each result.
+    pub outputs: Vec<TensorId>,
+}
+
+/// A network.
+#[derive(Clone, Debug)]
+pub struct Graph {
+    /// All tensors.
+    pub tensors: Vec<Tensor>,
+    /// In the order in which they run.
+    pub nodes: Vec<Node>,
+    /// What the caller gives.
+    pub inputs: Vec<TensorId>,
+    /// What the caller gets.
+    pub outputs: Vec<TensorId>,
+}
+
+impl Graph {
+    /// Checks what the invariants say about the order of nodes: whatever is used is there before, and made once.
+    pub(crate) fn check_order(&self) -> Result<(), Error> {
+        let mut is_known: Vec<bool> = self.tensors.iter().map(|tensor| tensor.constant.is_some()).collect();
+        for id in &self.inputs {
+            if std::mem::replace(&mut is_known[*id], true) {
+                return Err(Error::malformed(
+                    "inputs",
+                    format!("tensor {id} is an input twice, or a constant"),
+                ));
+            }
+        }
+        for (idx, node) in self.nodes.iter().enumerate() {
+            let place = || format!("operator {idx} ({})", node.op.name());
+            if let Some(id) = node.inputs.iter().flatten().find(|id| !is_known[**id]) {
+                return Err(Error::malformed(place(), format!("tensor {id} is used before it is computed")));
+            }
+            for id in &node.outputs {
+                if std::mem::replace(&mut is_known[*id], true) {
+                    return Err(Error::malformed(place(), format!("tensor {id} is computed twice")));
+                }
+            }
+        }
+        match self.outputs.iter().find(|id| !is_known[**id]) {
+            Some(id) => Err(Error::malformed("outputs", format!("tensor {id} is never computed"))),
+            None => Ok(()),
+        }
+    }
+}

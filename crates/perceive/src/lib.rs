@@ -1,0 +1,30 @@
+//! The device's senses: small networks for images, sounds and sensors.
+//!
+//! - [`tflite::read`] turns a file into a [`Graph`]: typed, checked, whatever the file was.
+//! - [`Network`] is a graph made ready to run: weights laid out for the registers, memory planned, so that a run
+//!   allocates nothing.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use edgeward_perceive::{Network, Options, tflite};
+//!
+//! let graph = tflite::read(std::fs::read("keyword.tflite")?.into())?;
+//! let mut network = Network::new(&graph, &Options::default())?;
+//! network.set_input(0, &vec![0.0; network.inputs()[0].n_elements()])?;
+//! network.run();
+//! let probabilities = network.output(0)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! This crate computes on the kernels of `edgeward-kernels` and knows no language models.
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod graph;
+pub mod network;
+pub mod tflite;
+
+pub use error::Error;
+pub use graph::Graph;
+pub use network::{Arithmetic, Network, Options};

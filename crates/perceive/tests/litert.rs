@@ -1,0 +1,140 @@
+//! Real networks against LiteRT's answers (`testdata/networks/make.py`), on every instruction set of this CPU, with one
+//! thread and two: bytes are equal, floats near.
+
+use std::path::PathBuf;
+
+use edgeward_kernels::Isa;
+use edgeward_perceive::graph::ElementType;
+use edgeward_perceive::{Arithmetic, Graph, Network, Options, tflite};
+
+/// As `make.py` has it.
+const N_INPUTS: usize = 4;
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/networks")
+}
+
+fn graph(name: &str) -> Graph {
+    let bytes = std::fs::read(folder().join("models").join(format!("{name}.tflite"))).unwrap();
+    tflite::read(bytes.into()).unwrap()
+}
+
+/// The upper 24 bits of each state of Knuth's MMIX generator.
+fn generate(n: usize) -> Vec<u32> {
+    let mut state = 1u64;
+    let next = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as u32
+    };
+    (0..n).map(next).collect()
+}
+
+/// Runs the network on all inputs; its outputs as bytes of its own type.
+fn answers(network: &mut Network) -> Vec<u8> {
+    let (n_in, n_out) = (network.inputs()[0].n_elements(), network.outputs()[0].n_elements());
+    let is_bytes = network.inputs()[0].element_type == ElementType::I8;
+    let bits = generate(N_INPUTS * n_in);
+    let mut answers = Vec::new();
+    for bits in bits.chunks_exact(n_in) {
+        if is_bytes {
+            let input: Vec<i8> = bits.iter().map(|bits| ((bits >> 16) as i32 - 128) as i8).collect();
+            network.set_input_bytes(0, &input).unwrap();
+            network.run();
+            let mut output = vec![0; n_out];
+            network.output_bytes(0, &mut output).unwrap();
+            answers.extend(output.iter().map(|value| *value as u8));
+        } else {
+            let input: Vec<f32> = bits.iter().map(|bits| *bits as f32 / (1 << 23) as f32 - 1.0).collect();
+            network.set_input(0, &input).unwrap();
+            network.run();
+            let mut output = vec![0.0; n_out];
+            network.output(0, &mut output).unwrap();
+            answers.extend(output.iter().flat_map(|value| value.to_le_bytes()));
+        }
+    }
+    answers
+}
+
+/// Compares all answers of a network; floats may be `tolerance` apart.
+fn compare(name: &str, arithmetic: Arithmetic, tolerance: f32) {
+    let graph = graph(name);
+    let suffix = match arithmetic {
+        Arithmetic::Xnnpack => "xnnpack",
+        Arithmetic::Reference => "reference",
+    };
+    let expected = std::fs::read(folder().join(format!("{name}.{suffix}"))).unwrap();
+    let mut first: Option<Vec<u8>> = None;
+    for isa in Isa::available() {
+        for n_threads in [1, 2] {
+            let options = Options { n_threads, isa, arithmetic, ..Options::default() };
+            let mut network = Network::new(&graph, &options).unwrap();
+            let answers = answers(&mut network);
+            let first = first.get_or_insert_with(|| answers.clone());
+            assert!(*first == answers, "{name}: other answers on {} with {n_threads} threads", isa.name());
+        }
+    }
+    let answers = first.unwrap();
+    assert_eq!(answers.len(), expected.len(), "{name}");
+    if network_is_bytes(&graph) {
+        let n_different = answers.iter().zip(&expected).filter(|(a, b)| a != b).count();
+        assert_eq!(n_different, 0, "{name}, {suffix}: of {}", expected.len());
+    } else {
+        let float = |bytes: &[u8; 4]| f32::from_le_bytes(*bytes);
+        for (a, b) in answers.as_chunks().0.iter().zip(expected.as_chunks().0) {
+            let (a, b) = (float(a), float(b));
+            assert!((a - b).abs() <= tolerance, "{name}, {suffix}: {a} and not {b}");
+        }
+    }
+}
+
+fn network_is_bytes(graph: &Graph) -> bool {
+    graph.tensors[graph.outputs[0]].element_type == ElementType::I8
+}
+
+macro_rules! networks {
+    ($($name:ident, $tolerance:literal;)*) => {
+        mod as_xnnpack {
+            $(#[test]
+            #[allow(non_snake_case)]
+            fn $name() {
+                super::compare(stringify!($name), super::Arithmetic::Xnnpack, $tolerance);
+            })*
+        }
+        mod as_reference {
+            $(#[test]
+            #[allow(non_snake_case)]
+            fn $name() {
+                super::compare(stringify!($name), super::Arithmetic::Reference, $tolerance);
+            })*
+        }
+        /// Whoever adds a file adds a line above.
+        const NAMES: &[&str] = &[$(stringify!($name)),*];
+    };
+}
+
+networks! {
+    ad01_int8, 0.0;
+    cifar10_q, 0.0;
+    kws_ref_model, 0.0;
+    kws_ref_model_float32, 1e-5;
+    mbnet128_0_25_q, 0.0;
+    micro_speech_quantized, 0.0;
+    mnist_resnet_q, 0.0;
+    mnist_valid_f, 1e-5;
+    mnist_valid_q, 0.0;
+    person_detect, 0.0;
+    pretrainedResnet, 1e-5;
+    pretrainedResnet_quant, 0.0;
+    str_ww_ref_model, 0.0;
+}
+
+#[test]
+fn every_network_is_compared() {
+    let files = std::fs::read_dir(folder().join("models")).unwrap().map(|entry| entry.unwrap().path());
+    let mut names: Vec<String> = files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "tflite"))
+        .map(|path| path.file_stem().unwrap().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    assert_eq!(names, NAMES);
+}
