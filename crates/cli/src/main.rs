@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{bench, completions, inspect, models, net, perplexity, probe, pull, rm, run, tokenize};
+use commands::{bench, completions, inspect, models, net, perplexity, probe, pull, rm, run, tokenize, watch};
 use store::Verbosity;
 
 /// What a command gives: nothing, or an error that is shown with its causes.
@@ -59,6 +59,7 @@ enum Command {
     Bench(bench::Args),
     Probe(probe::Args),
     Net(net::Args),
+    Watch(watch::Args),
     Completions(completions::Args),
 }
 
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args, verbosity),
         Command::Probe(args) => probe::run(&args, verbosity),
         Command::Net(args) => net::run(&args, verbosity),
+        Command::Watch(args) => watch::run(&args),
         Command::Completions(args) => completions::run(&args),
     };
     match outcome {

@@ -11,3 +11,4 @@ pub mod pull;
 pub mod rm;
 pub mod run;
 pub mod tokenize;
+pub mod watch;

@@ -35,16 +35,6 @@ fn malformed(bytes: &[u8], expected: &str) {
     }
 }
 
-#[track_caller]
-fn unsupported(bytes: &[u8], expected: &str) {
-    match read_bytes(bytes) {
-        Err(Error::Unsupported { place, what }) => {
-            assert!(format!("{place}: {what}").contains(expected), "{place}: {what}");
-        }
-        other => panic!("{other:?}"),
-    }
-}
-
 /// A little-endian vector as FlatBuffers keep it: its length, then the elements.
 fn vector(elements: &[i32]) -> Vec<u8> {
     [elements.len() as i32].iter().chain(elements).flat_map(|x| x.to_le_bytes()).collect()
