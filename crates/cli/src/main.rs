@@ -20,7 +20,7 @@ use clap::{Parser, Subcommand};
 
 use commands::{
     bench, completions, compress, eval, inspect, keys, models, net, perplexity, probe, pull, rm, run, serve,
-    tokenize,
+    tokenize, watch,
 };
 use store::Verbosity;
 
@@ -68,6 +68,7 @@ enum Command {
     Bench(bench::Args),
     Probe(probe::Args),
     Net(net::Args),
+    Watch(watch::Args),
     Completions(completions::Args),
 }
 
@@ -89,6 +90,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args, verbosity),
         Command::Probe(args) => probe::run(&args, verbosity),
         Command::Net(args) => net::run(&args, verbosity),
+        Command::Watch(args) => watch::run(&args),
         Command::Completions(args) => completions::run(&args),
     };
     match outcome {

@@ -3,6 +3,7 @@
 //! - [`tflite::read`] turns a file into a [`Graph`]: typed, checked, whatever the file was.
 //! - [`Network`] is a graph made ready to run: weights laid out for the registers, memory planned, so that a run
 //!   allocates nothing.
+//! - [`table`] reads measurements, [`anomaly`] says which are unusual.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -20,9 +21,11 @@
 //! This crate computes on the kernels of `edgeward-kernels` and knows no language models.
 #![forbid(unsafe_code)]
 
+pub mod anomaly;
 pub mod error;
 pub mod graph;
 pub mod network;
+pub mod table;
 pub mod tflite;
 
 pub use error::Error;

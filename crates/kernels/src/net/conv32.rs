@@ -123,19 +123,17 @@ impl Kernel for PartKernel<'_> {
         let mut tile = self.tiles.start;
         while tile < self.tiles.end {
             let n_left = self.tiles.end - tile;
-            if S::MAX_TOKENS >= 8 && n_left >= 8 && n_pixels == 1 {
-                self.tiles::<S, 8>(s, tile);
-                tile += 8;
-            } else if S::MAX_TOKENS >= 8 && n_left >= 4 && n_pixels < 8 {
-                self.tiles::<S, 4>(s, tile);
-                tile += 4;
-            } else if S::MAX_TOKENS >= 8 && n_left >= 2 {
-                self.tiles::<S, 2>(s, tile);
-                tile += 2;
-            } else {
-                self.tiles::<S, 1>(s, tile);
-                tile += 1;
+            // As in eight bits.
+            macro_rules! tiles {
+                ($($t:literal if $condition:expr;)*) => {
+                    $(if const { $t == 1 || S::MAX_TOKENS >= 8 } && n_left >= $t && $condition {
+                        self.tiles::<S, $t>(s, tile);
+                        tile += $t;
+                        continue;
+                    })*
+                };
             }
+            tiles!(8 if n_pixels == 1; 4 if n_pixels < 8; 2 if true; 1 if true;);
         }
     }
 }
@@ -151,9 +149,9 @@ impl PartKernel<'_> {
                 // A block that reaches beyond the end steps back: pixels computed twice cost less than small blocks.
                 macro_rules! blocks {
                     ($($p:literal)*) => {
-                        $(if ($p == 1 || n_left > $p / 2)
+                        $(if const { S::MAX_TOKENS * 2 >= T * $p }
+                            && ($p == 1 || n_left > $p / 2)
                             && self.columns.len() >= $p
-                            && S::MAX_TOKENS * 2 >= T * $p
                         {
                             let from = x.min(self.columns.end - $p);
                             self.block::<S, T, $p>(s, tile, y, from);
@@ -162,7 +160,7 @@ impl PartKernel<'_> {
                         })*
                     };
                 }
-                blocks!(16 8 4 2 1);
+                blocks!(8 4 2 1);
             }
         }
     }
@@ -184,10 +182,7 @@ impl PartKernel<'_> {
             let corner = image.as_ptr().add(y * stride_y * from.row_stride + x * pixel);
             let mut sums = [[low; P]; T];
             for t in 0..T {
-                let bias = s.load(conv.bias[(tile + t) * LANES..][..LANES].as_ptr());
-                for p in 0..P {
-                    sums[t][p] = bias;
-                }
+                sums[t] = [s.load(conv.bias[(tile + t) * LANES..][..LANES].as_ptr()); P];
             }
             for row in 0..conv.n_runs[0] {
                 for column in 0..conv.n_runs[1] {
@@ -208,14 +203,23 @@ impl PartKernel<'_> {
                     }
                 }
             }
-            // A copy: the loop above must not have its sums in memory, where a loop that is not unrolled wants them.
-            let done = sums;
-            for p in 0..P {
-                let at = y * to.row_stride + (x + p) * to.channels;
-                for t in 0..T {
-                    let channel = (tile + t) * LANES;
-                    let value = s.min(s.max(done[t][p], low), high);
-                    s.store_part(output.ptr().add(at + channel), value, LANES.min(to.channels - channel));
+            // Through memory, as in eight bits.
+            let mut finished = [[[0.0; LANES]; P]; T];
+            for t in 0..T {
+                for p in 0..P {
+                    s.store(finished[t][p].as_mut_ptr(), s.min(s.max(sums[t][p], low), high));
+                }
+            }
+            for t in 0..T {
+                let channel = (tile + t) * LANES;
+                let n = LANES.min(to.channels - channel);
+                for p in 0..P {
+                    let dst = output.ptr().add(y * to.row_stride + (x + p) * to.channels + channel);
+                    if n == LANES {
+                        s.store(dst, s.load(finished[t][p].as_ptr()));
+                    } else {
+                        std::ptr::copy_nonoverlapping(finished[t][p].as_ptr(), dst, n);
+                    }
                 }
             }
         }

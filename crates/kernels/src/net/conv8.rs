@@ -20,9 +20,6 @@ const GROUP: usize = 4;
 /// Bytes of weights that do.
 const STEP_BYTES: usize = LANES * GROUP;
 
-/// Vectors of sums of the largest block.
-const MAX_SUMS: usize = 16;
-
 /// The weights of a convolution, laid out.
 #[derive(Debug)]
 pub struct Conv8 {
@@ -144,31 +141,6 @@ enum Sink<'a> {
     Floats { data: Shared<f32>, scale: f32, scales: &'a [f32], bias: &'a [f32], range: (f32, f32) },
 }
 
-impl Sink<'_> {
-    /// Stores the first `n` of sixteen sums at element `at`; they are those of channel `channel` and on.
-    ///
-    /// # Safety
-    /// The elements are in range, and nobody else's.
-    #[inline(always)]
-    unsafe fn store<S: Simd>(&self, s: S, at: usize, channel: usize, n: usize, sums: S::I) {
-        // SAFETY: the caller's; and sixteen scales and biases are readable.
-        unsafe {
-            match self {
-                Sink::Bytes { data, requant } => {
-                    s.store_u8_part(data.ptr().add(at), requant.apply(s, channel, sums), n);
-                }
-                Sink::Floats { data, scale, scales, bias, range } => {
-                    let scales = s.load(scales[channel..][..LANES].as_ptr());
-                    let bias = s.load(bias[channel..][..LANES].as_ptr());
-                    let value = s.fma(s.mul(s.to_f(sums), s.splat(*scale)), scales, bias);
-                    let value = s.min(s.max(value, s.splat(range.0)), s.splat(range.1));
-                    s.store_part(data.ptr().add(at), value, n);
-                }
-            }
-        }
-    }
-}
-
 /// One convolution of one image.
 #[derive(Clone, Copy)]
 struct Task<'a> {
@@ -246,16 +218,16 @@ impl Kernel for PartKernel<'_> {
         while tile < self.part.tiles.end {
             let n_left = self.part.tiles.end - tile;
             // With few pixels more tiles keep as many sums in flight. Narrow machines have registers for one tile.
-            if S::MAX_TOKENS >= 8 && n_left >= 4 && n_pixels < 8 {
-                self.tiles::<S, 4>(s, tile);
-                tile += 4;
-            } else if S::MAX_TOKENS >= 8 && n_left >= 2 {
-                self.tiles::<S, 2>(s, tile);
-                tile += 2;
-            } else {
-                self.tiles::<S, 1>(s, tile);
-                tile += 1;
+            macro_rules! tiles {
+                ($($t:literal if $condition:expr;)*) => {
+                    $(if const { $t == 1 || S::MAX_TOKENS >= 8 } && n_left >= $t && $condition {
+                        self.tiles::<S, $t>(s, tile);
+                        tile += $t;
+                        continue;
+                    })*
+                };
             }
+            tiles!(8 if n_pixels == 1; 4 if n_pixels < 8; 2 if true; 1 if true;);
         }
     }
 }
@@ -264,7 +236,7 @@ impl PartKernel<'_> {
     /// All pixels of `T` tiles.
     #[inline(always)]
     fn tiles<S: Simd, const T: usize>(&self, s: S, tile: usize) {
-        let Task { conv, zero, .. } = self.task;
+        let Task { conv, zero, to, .. } = self.task;
         // What each sum starts from: the bias, less the zero point's share.
         let mut start = [[0; LANES]; T];
         for t in 0..T {
@@ -274,8 +246,10 @@ impl PartKernel<'_> {
                 start[t][lane] = conv.bias[channel].wrapping_add(shift);
             }
         }
+        // The last tile may have fewer channels than lanes.
+        let n_channels = (T * LANES).min(to.channels - tile * LANES);
+        let block = Block { tile, start: &start, n_channels };
         let columns = self.part.columns.clone();
-        let mut sums = [[0; LANES]; MAX_SUMS];
         for y in self.part.rows.clone() {
             let mut x = columns.start;
             while x < columns.end {
@@ -283,48 +257,39 @@ impl PartKernel<'_> {
                 // A block that reaches beyond the end steps back: pixels computed twice cost less than small blocks.
                 macro_rules! blocks {
                     ($($p:literal)*) => {
-                        $(if ($p == 1 || n_left > $p / 2) && columns.len() >= $p && S::MAX_TOKENS * 2 >= T * $p {
+                        $(if const { S::MAX_TOKENS * 2 >= T * $p }
+                            && ($p == 1 || n_left > $p / 2)
+                            && columns.len() >= $p
+                        {
                             let from = x.min(columns.end - $p);
-                            self.block::<S, T, $p>(s, tile, &start, &mut sums, y, from);
-                            self.store::<S>(s, tile..tile + T, &sums, y, from..from + $p);
+                            self.block::<S, T, $p>(s, &block, y, from);
                             x = from + $p;
                             continue;
                         })*
                     };
                 }
-                blocks!(16 8 4 2 1);
+                blocks!(8 4 2 1);
             }
         }
     }
 
     /// `P` pixels of `T` tiles.
     #[inline(always)]
-    fn block<S: Simd, const T: usize, const P: usize>(
-        &self,
-        s: S,
-        tile: usize,
-        start: &[[i32; LANES]; T],
-        sums_out: &mut [[i32; LANES]; MAX_SUMS],
-        y: usize,
-        x: usize,
-    ) {
-        let Task { conv, image, from, .. } = self.task;
+    fn block<S: Simd, const T: usize, const P: usize>(&self, s: S, block: &Block<'_, T>, y: usize, x: usize) {
+        let Task { conv, image, from, to, .. } = self.task;
         let [stride_y, stride_x] = conv.window.stride;
         let tile_bytes = conv.n_runs[0] * conv.n_runs[1] * conv.n_steps * STEP_BYTES;
         let pixel = stride_x * from.channels;
         let down = conv.window.dilation[0] * from.row_stride;
         let across = conv.window.dilation[1] * from.channels;
         // SAFETY: `run` has checked that windows lie in the image, that it has slack for the last step of a run, and
-        // that the output has room; tiles are those of the layout.
+        // that the output has room; tiles are those of the layout; pixels and channels are in this part.
         unsafe {
-            let mut weights = conv.weights.as_slice()[tile * tile_bytes..][..T * tile_bytes].as_ptr();
+            let mut weights = conv.weights.as_slice()[block.tile * tile_bytes..][..T * tile_bytes].as_ptr();
             let corner = image.as_ptr().add(y * stride_y * from.row_stride + x * pixel);
             let mut sums = [[s.splat_i(0); P]; T];
             for t in 0..T {
-                let start = s.load_i(start[t].as_ptr());
-                for p in 0..P {
-                    sums[t][p] = start;
-                }
+                sums[t] = [s.load_i(block.start[t].as_ptr()); P];
             }
             for row in 0..conv.n_runs[0] {
                 for column in 0..conv.n_runs[1] {
@@ -345,40 +310,77 @@ impl PartKernel<'_> {
                     }
                 }
             }
+            // Through memory: were they used below, in loops that are not written out, the compiler would keep them
+            // in memory above, too.
+            let mut finished = [[[0; LANES]; P]; T];
             for t in 0..T {
                 for p in 0..P {
-                    s.store_i(sums_out[t * P + p].as_mut_ptr(), sums[t][p]);
+                    s.store_i(finished[t][p].as_mut_ptr(), sums[t][p]);
                 }
+            }
+            let first = y * to.row_stride + x * to.channels;
+            for t in 0..T {
+                let channel = (block.tile + t) * LANES;
+                let n = LANES.min(block.n_channels - t * LANES);
+                self.store(s, first + channel, channel, n, &finished[t]);
             }
         }
     }
 
-    /// Stores the sums of a block. They come through memory: were they used here in a loop, the compiler would keep
-    /// them there in [`PartKernel::block`], too.
+    /// Stores a tile's sums of some pixels, the first `n` of each; the first pixel's channel `channel` is element `at`.
+    ///
+    /// # Safety
+    /// The elements are in range, and nobody else's.
     #[inline(always)]
-    fn store<S: Simd>(
-        &self,
-        s: S,
-        tiles: Range<usize>,
-        sums: &[[i32; LANES]; MAX_SUMS],
-        y: usize,
-        columns: Range<usize>,
-    ) {
+    unsafe fn store<S: Simd>(&self, s: S, mut at: usize, channel: usize, n: usize, sums: &[[i32; LANES]]) {
         let Task { to, sink, .. } = self.task;
-        let mut next = 0;
-        for tile in tiles {
-            let channel = tile * LANES;
-            let n = LANES.min(to.channels - channel);
-            for x in columns.clone() {
-                // SAFETY: sixteen sums are readable; the pixels and channels are in the output, and in this part.
-                unsafe {
-                    let sums = s.load_i(sums[next].as_ptr());
-                    sink.store(s, y * to.row_stride + x * to.channels + channel, channel, n, sums);
+        // SAFETY: the caller's; and sixteen sums, scales and biases are readable.
+        unsafe {
+            match sink {
+                Sink::Bytes { data, requant } => {
+                    let scales = requant.scales(s, channel);
+                    let registers = requant.registers(s);
+                    for sums in sums {
+                        let dst = data.ptr().add(at);
+                        match registers {
+                            Some(registers) if n == LANES => {
+                                s.store_u8(dst, registers.apply(s, s.load_i(sums.as_ptr()), scales));
+                            }
+                            Some(registers) => {
+                                s.store_u8_part(dst, registers.apply(s, s.load_i(sums.as_ptr()), scales), n);
+                            }
+                            None => {
+                                for (lane, sum) in sums.iter().enumerate().take(n) {
+                                    *dst.add(lane) = requant.apply_ref(channel + lane, *sum);
+                                }
+                            }
+                        }
+                        at += to.channels;
+                    }
                 }
-                next += 1;
+                Sink::Floats { data, scale, scales, bias, range } => {
+                    let scales = s.load(scales[channel..][..LANES].as_ptr());
+                    let bias = s.load(bias[channel..][..LANES].as_ptr());
+                    for sums in sums {
+                        let sums = s.mul(s.to_f(s.load_i(sums.as_ptr())), s.splat(*scale));
+                        let value = s.fma(sums, scales, bias);
+                        let value = s.min(s.max(value, s.splat(range.0)), s.splat(range.1));
+                        s.store_part(data.ptr().add(at), value, n);
+                        at += to.channels;
+                    }
+                }
             }
         }
     }
+}
+
+/// What is the same for all blocks of some tiles.
+struct Block<'a, const T: usize> {
+    /// The first.
+    tile: usize,
+    start: &'a [[i32; LANES]; T],
+    /// Output channels of the tiles.
+    n_channels: usize,
 }
 
 /// The sums of a convolution, in plain loops: `[rows, columns, n_out]` of the positions, row after row.

@@ -12,7 +12,8 @@ use crate::pool::Pool;
 pub struct Depthwise32 {
     window: Window,
     n_channels: usize,
-    /// `[block][row][column][LANES]`, channels in order, repeated where they divide a vector.
+    /// `[block][column][row][LANES]`, channels in order, repeated where they divide a vector. Column by column, as
+    /// XNNPACK adds them up: then sums are equal to the last bit.
     weights: Vec<f32>,
     /// `[block][LANES]`, as above.
     bias: Vec<f32>,
@@ -42,7 +43,9 @@ impl Depthwise32 {
         };
         let mut packed = Vec::with_capacity(n_lanes * rows * columns);
         for block in (0..n_lanes).step_by(LANES) {
-            for weights in weights.chunks_exact(n_channels) {
+            for position in 0..rows * columns {
+                let (column, row) = (position / rows, position % rows);
+                let weights = &weights[(row * columns + column) * n_channels..][..n_channels];
                 packed.extend((block..block + LANES).map(|i| lane(weights, i)));
             }
         }
@@ -87,10 +90,24 @@ impl Kernel for PartKernel<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        // Nearly all windows have three rows and columns; then their weights stay in registers.
+        if self.layer.window.size == [3, 3] {
+            self.rows::<S, 3, 3>(s);
+        } else {
+            self.rows::<S, 0, 0>(s);
+        }
+    }
+}
+
+impl PartKernel<'_> {
+    /// All rows, with a window of `ROWS` by `COLUMNS`, or of any size if these are 0.
+    #[inline(always)]
+    fn rows<S: Simd, const ROWS: usize, const COLUMNS: usize>(&self, s: S) {
         let PartKernel { layer, image, from, to, output, rows } = self;
         let n_channels = layer.n_channels;
         let [stride_y, stride_x] = layer.window.stride;
-        let [n_rows, n_columns] = layer.window.size;
+        let n_rows = if ROWS > 0 { ROWS } else { layer.window.size[0] };
+        let n_columns = if COLUMNS > 0 { COLUMNS } else { layer.window.size[1] };
         let down = layer.window.dilation[0] * from.row_stride;
         let across = layer.window.dilation[1] * n_channels;
         let block_len = n_rows * n_columns * LANES;
@@ -117,15 +134,20 @@ impl Kernel for PartKernel<'_> {
                         let corner = corner.add(offset);
                         let mut sum = bias;
                         let mut weights = weights;
-                        for row in 0..n_rows {
-                            for column in 0..n_columns {
+                        for column in 0..n_columns {
+                            for row in 0..n_rows {
                                 let value = s.load(corner.add(row * down + column * across));
                                 sum = s.fma(value, s.load(weights), sum);
                                 weights = weights.add(LANES);
                             }
                         }
                         let value = s.min(s.max(sum, low), high);
-                        s.store_part(output.ptr().add(y * to.row_stride + x * n_channels + offset), value, n);
+                        let dst = output.ptr().add(y * to.row_stride + x * n_channels + offset);
+                        if n == LANES {
+                            s.store(dst, value);
+                        } else {
+                            s.store_part(dst, value, n);
+                        }
                     }
                 }
             }

@@ -9,12 +9,14 @@
 use std::ops::Range;
 
 use super::{Pieces, Plane, Requant, Shared, Window};
-use crate::isa::{Isa, Kernel, LANES, Simd};
+use crate::isa::{Isa, Kernel, LANES, Simd, unroll};
 use crate::memory::Buffer;
 use crate::pool::Pool;
 
 /// Channels of a block, and bytes of a register.
 const BLOCK: usize = 64;
+/// Registers of sums of a block.
+const QUARTERS: usize = 4;
 /// Rows of a window that meet in one step.
 const GROUP: usize = 4;
 /// Bytes of weights that do: four registers.
@@ -142,86 +144,152 @@ impl Kernel for PartKernel<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let PartKernel { layer, image, from, to, zero, output, rows } = self;
+        // Nearly all windows have three rows and columns; then their weights stay in registers.
+        if self.layer.window.size == [3, 3] {
+            self.rows::<S, 3, 3>(s);
+        } else {
+            self.rows::<S, 0, 0>(s);
+        }
+    }
+}
+
+impl PartKernel<'_> {
+    /// All rows, with a window of `ROWS` by `COLUMNS`, or of any size if these are 0.
+    #[inline(always)]
+    fn rows<S: Simd, const ROWS: usize, const COLUMNS: usize>(&self, s: S) {
+        let PartKernel { layer, from, to, zero, .. } = self;
         let n_channels = layer.n_channels;
-        let [stride_y, stride_x] = layer.window.stride;
-        let [n_rows, n_columns] = layer.window.size;
-        let down = layer.window.dilation[0] * from.row_stride;
-        let across = layer.window.dilation[1] * n_channels;
-        let n_groups = n_rows.div_ceil(GROUP);
-        let block_bytes = n_columns * n_groups * STEP_BYTES;
+        let stride_x = layer.window.stride[1];
         // Neighbouring pixels share a block where neighbours are wanted and the weights repeat.
         let is_flat = stride_x == 1 && BLOCK.is_multiple_of(n_channels);
         let (n_pixels, pixel_len) = if is_flat { (1, to.width * n_channels) } else { (to.width, n_channels) };
-        let n_blocks = pixel_len.div_ceil(BLOCK);
-        for block in 0..n_blocks {
+        for block in 0..pixel_len.div_ceil(BLOCK) {
             // A flat row has one block of weights; its last block steps back, which keeps channels in their lanes.
             let weight_block = if is_flat { 0 } else { block };
             let offset =
                 if is_flat { (block * BLOCK).min(pixel_len.saturating_sub(BLOCK)) } else { block * BLOCK };
-            let n = BLOCK.min(pixel_len - offset);
-            let weights = layer.weights.as_slice()[weight_block * block_bytes..][..block_bytes].as_ptr();
             let lanes = weight_block * BLOCK;
-            let mut start = [s.splat_i(0); 4];
-            for v in 0..4 {
-                let mut values = [0; LANES];
-                for lane in 0..LANES {
+            let mut start = [[0; LANES]; 4];
+            for (v, start) in start.iter_mut().enumerate() {
+                for (lane, start) in start.iter_mut().enumerate() {
                     let at = lanes + v * LANES + lane;
                     let shift = (S::ACT_ZERO - zero).wrapping_mul(layer.weight_sums[at]);
-                    values[lane] = layer.bias[at].wrapping_add(shift);
+                    *start = layer.bias[at].wrapping_add(shift);
                 }
-                // SAFETY: sixteen elements are readable.
-                start[v] = unsafe { s.load_i(values.as_ptr()) };
             }
-            for y in rows.clone() {
-                for x in 0..n_pixels {
-                    // SAFETY: `run` has checked that windows lie in the image and that it has slack for the last
-                    // block of a pixel or row, and that the output has room; the rows are this piece's own.
-                    unsafe {
-                        let corner =
-                            image.as_ptr().add(y * stride_y * from.row_stride + x * stride_x * n_channels);
-                        let corner = corner.add(offset);
-                        let mut sums = start;
-                        let mut weights = weights;
-                        for column in 0..n_columns {
-                            let mut row = corner.add(column * across);
-                            let mut n_left = n_rows;
-                            while n_left > 0 {
-                                // Rows that are not there meet zero weights: any bytes will do.
-                                let first = s.load_bytes(row);
-                                let mut group = [first; GROUP];
-                                if n_left >= GROUP {
-                                    group[1] = s.load_bytes(row.add(down));
-                                    group[2] = s.load_bytes(row.add(2 * down));
-                                    group[3] = s.load_bytes(row.add(3 * down));
-                                } else if n_left == 3 {
-                                    group[1] = s.load_bytes(row.add(down));
-                                    group[2] = s.load_bytes(row.add(2 * down));
-                                } else if n_left == 2 {
-                                    group[1] = s.load_bytes(row.add(down));
-                                }
-                                let bytes = s.interleave4(group);
-                                for v in 0..4 {
-                                    let w = s.load_bytes(weights.add(v * BLOCK));
-                                    sums[v] = s.dot4_signed(sums[v], bytes[v], w);
-                                }
-                                weights = weights.add(STEP_BYTES);
-                                n_left -= GROUP.min(n_left);
-                                row = row.wrapping_add(GROUP * down);
-                            }
-                        }
-                        let mut values = sums;
-                        for v in 0..4 {
-                            values[v] = layer.requant.apply(s, lanes + v * LANES, sums[v]);
-                        }
-                        let bytes = s.pack_bytes(values);
-                        let at = y * to.row_stride + x * n_channels + offset;
-                        s.store_bytes_part(output.ptr().add(at), bytes, n);
-                    }
-                }
+            let block = Block { lanes, offset, n: BLOCK.min(pixel_len - offset), start: &start };
+            for y in self.rows.clone() {
+                self.row::<S, ROWS, COLUMNS>(s, &block, y, n_pixels);
+                debug_assert!(y * to.row_stride + offset < to.len() && from.channels == n_channels);
             }
         }
     }
+
+    /// One block of each pixel of row `y`.
+    #[inline(always)]
+    fn row<S: Simd, const ROWS: usize, const COLUMNS: usize>(
+        &self,
+        s: S,
+        block: &Block<'_>,
+        y: usize,
+        n_pixels: usize,
+    ) {
+        let PartKernel { layer, image, from, to, output, .. } = self;
+        let n_channels = layer.n_channels;
+        let [stride_y, stride_x] = layer.window.stride;
+        let n_rows = if ROWS > 0 { ROWS } else { layer.window.size[0] };
+        let n_columns = if COLUMNS > 0 { COLUMNS } else { layer.window.size[1] };
+        let down = layer.window.dilation[0] * from.row_stride;
+        let across = layer.window.dilation[1] * n_channels;
+        let block_bytes = n_columns * n_rows.div_ceil(GROUP) * STEP_BYTES;
+        let weights = layer.weights.as_slice()[block.lanes / BLOCK * block_bytes..][..block_bytes].as_ptr();
+        let registers = layer.requant.registers(s);
+        // SAFETY: `run` has checked that windows lie in the image and that it has slack for the last block of a pixel
+        // or row, and that the output has room; the rows are this piece's own. Sixteen sums are readable.
+        unsafe {
+            let mut start = [s.splat_i(0); 4];
+            let mut scales = [s.splat(0.0); 4];
+            unroll!(v in 0..QUARTERS {
+                start[v] = s.load_i(block.start[v].as_ptr());
+                scales[v] = layer.requant.scales(s, block.lanes + v * LANES);
+            });
+            let mut corner = image.as_ptr().add(y * stride_y * from.row_stride + block.offset);
+            let mut dst = output.ptr().add(y * to.row_stride + block.offset);
+            for _ in 0..n_pixels {
+                let mut sums = start;
+                let mut weights = weights;
+                for column in 0..n_columns {
+                    let mut row = corner.add(column * across);
+                    let mut n_left = n_rows;
+                    while n_left > 0 {
+                        // Rows that are not there meet zero weights: any bytes will do.
+                        let mut group = [s.load_bytes(row); GROUP];
+                        if n_left > 1 {
+                            group[1] = s.load_bytes(row.add(down));
+                        }
+                        if n_left > 2 {
+                            group[2] = s.load_bytes(row.add(2 * down));
+                        }
+                        if n_left > 3 {
+                            group[3] = s.load_bytes(row.add(3 * down));
+                        }
+                        let bytes = s.interleave4(group);
+                        unroll!(v in 0..QUARTERS {
+                            sums[v] = s.dot4_signed(sums[v], bytes[v], s.load_bytes(weights.add(v * BLOCK)));
+                        });
+                        weights = weights.add(STEP_BYTES);
+                        n_left -= GROUP.min(n_left);
+                        row = row.wrapping_add(GROUP * down);
+                    }
+                }
+                if let Some(registers) = registers {
+                    let mut values = sums;
+                    unroll!(v in 0..QUARTERS { values[v] = registers.apply(s, sums[v], scales[v]); });
+                    let bytes = s.pack_bytes(values);
+                    if block.n == BLOCK {
+                        s.store_bytes(dst, bytes);
+                    } else {
+                        s.store_bytes_part(dst, bytes, block.n);
+                    }
+                } else {
+                    self.store_slowly(s, block, &sums, dst);
+                }
+                corner = corner.wrapping_add(stride_x * n_channels);
+                dst = dst.wrapping_add(n_channels);
+            }
+        }
+    }
+
+    /// Stores sums rounded in another way than the fast one.
+    ///
+    /// # Safety
+    /// `block.n` bytes are writable.
+    #[inline(always)]
+    unsafe fn store_slowly<S: Simd>(&self, s: S, block: &Block<'_>, sums: &[S::I; QUARTERS], dst: *mut u8) {
+        let mut values = [[0; LANES]; QUARTERS];
+        for v in 0..QUARTERS {
+            // SAFETY: sixteen sums are writable.
+            unsafe { s.store_i(values[v].as_mut_ptr(), sums[v]) };
+        }
+        for i in 0..block.n {
+            let (v, lane) = (i / 4 % QUARTERS, i / 16 * 4 + i % 4);
+            let value = self.layer.requant.apply_ref(block.lanes + v * LANES + lane, values[v][lane]);
+            // SAFETY: the caller's.
+            unsafe { *dst.add(i) = value };
+        }
+    }
+}
+
+/// Sixty-four channels, or some pixels with fewer.
+struct Block<'a> {
+    /// Where its channels begin in the layer's constants.
+    lanes: usize,
+    /// Where it begins in a pixel, or row.
+    offset: usize,
+    /// Bytes of it that there are.
+    n: usize,
+    /// What sums start from.
+    start: &'a [[i32; LANES]; QUARTERS],
 }
 
 /// The sums of a depthwise convolution, in plain loops: `[rows, columns, n_channels]` of the positions.

@@ -9,8 +9,8 @@
 //!
 //! Kernels read whole vectors: [`SLACK`] elements behind an input must be there, whatever their values. Results depend
 //! neither on the instruction set nor on the number of threads: integer sums are exact, and a float sum is one chain
-//! of fused multiply-adds over rows, columns and channels of the window, in this order. The `_ref` functions say the
-//! same in plain loops, and the tests hold the kernels to them.
+//! of fused multiply-adds over rows, columns and channels of the window, in this order (a depthwise one over columns and
+//! rows). The `_ref` functions say the same in plain loops, and the tests hold the kernels to them.
 
 mod conv32;
 mod conv8;

@@ -102,13 +102,17 @@ impl Kernel for AddKernel<'_> {
     fn run<S: Simd>(self, _: S) {
         let AddKernel { add, a, b, out } = self;
         if let Way::Once { multipliers: [m_a, m_b], bias, shift } = add.way {
+            let (zero, min, max) = (add.zero, add.min, add.max);
             let (a_chunks, a_rest) = a.as_chunks::<CHUNK>();
             let (b_chunks, b_rest) = b.as_chunks::<CHUNK>();
             let (out_chunks, out_rest) = out.as_chunks_mut::<CHUNK>();
             for ((a, b), out) in a_chunks.iter().zip(b_chunks).zip(out_chunks) {
                 for i in 0..CHUNK {
-                    let value = (bias + i32::from(a[i]) * m_a + i32::from(b[i]) * m_b) >> shift;
-                    out[i] = (value + add.zero).clamp(add.min, add.max) as u8;
+                    let sum =
+                        i32::from(a[i]).wrapping_mul(m_a).wrapping_add(i32::from(b[i]).wrapping_mul(m_b));
+                    let value = bias.wrapping_add(sum).wrapping_shr(shift).wrapping_add(zero);
+                    // Not `clamp`, whose assertion would keep this from becoming vectors.
+                    out[i] = value.max(min).min(max) as u8;
                 }
             }
             for ((a, b), out) in a_rest.iter().zip(b_rest).zip(out_rest) {

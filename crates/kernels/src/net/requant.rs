@@ -143,27 +143,38 @@ impl Requant {
         value.saturating_add(self.zero).clamp(self.min, self.max) as u8
     }
 
-    /// A vector of sums, of channels `at..at + 16`, as values in 0..=255.
+    /// The constants of the fast way, in registers; `None` if rounding is another.
     #[inline(always)]
-    pub(super) fn apply<S: Simd>(&self, s: S, at: usize, sums: S::I) -> S::I {
-        if self.rounding != Rounding::Float {
-            // Exactness is what this way is for; the other one is for speed.
-            let mut values = [0; LANES];
-            // SAFETY: sixteen elements are readable and writable.
-            unsafe { s.store_i(values.as_mut_ptr(), sums) };
-            for (lane, value) in values.iter_mut().enumerate() {
-                *value = i32::from(self.apply_ref(at + lane, *value));
-            }
-            // SAFETY: as above.
-            unsafe { s.load_i(values.as_ptr()) }
-        } else {
-            // SAFETY: sixteen elements are readable.
-            let scale = unsafe { s.load(self.scales[at..][..LANES].as_ptr()) };
-            let value = s.mul(s.to_f(sums), scale);
-            let low = s.splat((self.min - self.zero) as f32);
-            let high = s.splat((self.max - self.zero) as f32);
-            s.add_i(s.round(s.min(s.max(value, low), high)), s.splat_i(self.zero))
-        }
+    pub(super) fn registers<S: Simd>(&self, s: S) -> Option<Registers<S>> {
+        (self.rounding == Rounding::Float).then(|| Registers {
+            low: s.splat((self.min - self.zero) as f32),
+            high: s.splat((self.max - self.zero) as f32),
+            zero: s.splat_i(self.zero),
+        })
+    }
+
+    /// Factors of channels `at..at + 16`, for [`Registers::apply`].
+    #[inline(always)]
+    pub(super) fn scales<S: Simd>(&self, s: S, at: usize) -> S::F {
+        // SAFETY: sixteen elements are readable.
+        unsafe { s.load(self.scales[at..][..LANES].as_ptr()) }
+    }
+}
+
+/// What [`Rounding::Float`] needs beside the factors.
+#[derive(Clone, Copy)]
+pub(super) struct Registers<S: Simd> {
+    low: S::F,
+    high: S::F,
+    zero: S::I,
+}
+
+impl<S: Simd> Registers<S> {
+    /// Sums as values in 0..=255.
+    #[inline(always)]
+    pub fn apply(&self, s: S, sums: S::I, scales: S::F) -> S::I {
+        let value = s.mul(s.to_f(sums), scales);
+        s.add_i(s.round(s.min(s.max(value, self.low), self.high)), self.zero)
     }
 }
 

@@ -188,6 +188,9 @@ fn convolution(
             // Whole tiles.
             scales.resize(n_out.next_multiple_of(16), 0.0);
             bias.resize(scales.len(), 0.0);
+            // XNNPACK's convolutions of single pixels take each pixel for an image.
+            let is_point = window == Window::POINT && lowering.arithmetic == Arithmetic::Xnnpack;
+            let geometry = if is_point { geometry.by_pixel() } else { geometry };
             let (padded, before) = geometry.padded.unwrap_or((geometry.from, [0, 0]));
             let one = |images: Images| Images { n: 1, ..images }.shape();
             let dense_value = lowering.new_value(&one(geometry.from), ElementType::I8, place)?;
@@ -276,6 +279,15 @@ impl Geometry {
         let is_padded = padded.plane != from.plane;
         let shape = to.shape().to_vec();
         Ok(Geometry { window, from, padded: is_padded.then_some((padded, before)), to, shape })
+    }
+
+    /// The same with every pixel an image of its own; the window is a point, so nothing is padded.
+    fn by_pixel(self) -> Geometry {
+        let images = |images: Images| {
+            let [n, height, width, channels] = images.shape();
+            Images { n: n * height * width, plane: Plane::dense(1, 1, channels) }
+        };
+        Geometry { from: images(self.from), to: images(self.to), ..self }
     }
 
     /// Adds the step that pads, where that is needed, and says what the layer's step reads and writes.

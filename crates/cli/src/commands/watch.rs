@@ -1,0 +1,131 @@
+//! `edgeward watch`: anomalies in a stream of measurements, as they come.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use edgeward_perceive::anomaly::{Alarm, Change, Detector, Ewma, Peaks, RobustZ, WindowedGaussian};
+use edgeward_perceive::table::{Row, Rows};
+use serde::Serialize;
+
+use crate::Outcome;
+use crate::output::print_line;
+
+/// Watch measurements for anomalies: a line for each alarm, as soon as it is raised
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  edgeward watch temperature.csv
+  read-sensor | edgeward watch - --detector robust-z --threshold 8
+  edgeward watch log.jsonl --column vibration --json
+
+Measurements are CSV (with or without a header) or JSON lines. Scores of all detectors but `gaussian` are
+in standard deviations; those of `gaussian` are probabilities.")]
+pub struct Args {
+    /// Files of measurements, `-` for standard input
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// Name or number (from 1) of the column to watch [default: the last, in JSON lines `value`]
+    #[arg(long, short)]
+    column: Option<String>,
+    /// What is unusual
+    #[arg(long, value_enum, default_value = "jump")]
+    detector: DetectorArg,
+    /// Values of the past to judge by
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
+    window: u32,
+    /// Score that raises an alarm [default: 6, of `gaussian` 0.999999]
+    #[arg(long, short, value_parser = score)]
+    threshold: Option<f64>,
+    /// Values without a larger score, before an alarm and, after one, until the next
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    hold: u32,
+    /// Print a line of JSON for each alarm
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DetectorArg {
+    /// A change from one value to the next that is large beside those before
+    Jump,
+    /// A value far from a moving average, beside how far values were before
+    Ewma,
+    /// A value far from the median of those before
+    RobustZ,
+    /// A value that is improbable under a normal distribution of those before
+    Gaussian,
+}
+
+fn score(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(score) if score > 0.0 && f64::is_finite(score) => Ok(score),
+        _ => Err("give a number above 0".to_owned()),
+    }
+}
+
+impl Args {
+    fn detector(&self) -> Box<dyn Detector> {
+        let window = self.window as usize;
+        match self.detector {
+            DetectorArg::Jump => Box::new(Ewma::new(1.0, window)),
+            DetectorArg::Ewma => Box::new(Ewma::new(0.2, window)),
+            DetectorArg::RobustZ => Box::new(RobustZ::new(window)),
+            // As large as a step: moved as a whole only once in a while, as it is fitted anew then.
+            DetectorArg::Gaussian => Box::new(WindowedGaussian::new(window, window.div_ceil(64))),
+        }
+    }
+
+    fn threshold(&self) -> f64 {
+        let default = if self.detector == DetectorArg::Gaussian { 0.999_999 } else { 6.0 };
+        self.threshold.unwrap_or(default)
+    }
+}
+
+/// An alarm.
+#[derive(Serialize)]
+struct Report<'a> {
+    file: &'a str,
+    line: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<&'a str>,
+    value: f64,
+    score: f64,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Outcome {
+    for path in &args.files {
+        if path.as_os_str() == "-" {
+            watch(args, path, io::stdin().lock())?;
+        } else {
+            let file = File::open(path)
+                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+            watch(args, path, BufReader::new(file))?;
+        }
+    }
+    Ok(())
+}
+
+fn watch(args: &Args, path: &Path, source: impl BufRead) -> Outcome {
+    let mut detector = Peaks::new(args.detector(), args.hold as usize);
+    let threshold = args.threshold();
+    let mut alarm = Alarm::new(threshold, threshold, args.hold as usize);
+    let file = path.display().to_string();
+    for row in Rows::new(source, args.column.as_deref()) {
+        let Row { line, label, value } = row?;
+        let score = detector.score(value);
+        if alarm.update(score) != Change::Raised {
+            continue;
+        }
+        let report = Report { file: &file, line, time: label.as_deref(), value, score };
+        if args.json {
+            print_line(&serde_json::to_string(&report)?)?;
+        } else {
+            let time = report.time.map_or_else(String::new, |time| format!(", {time}"));
+            print_line(&format!("{file}, line {line}{time}: {value} (score {score:.1})"))?;
+        }
+    }
+    Ok(())
+}
