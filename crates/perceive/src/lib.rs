@@ -13,7 +13,8 @@
 //! let mut network = Network::new(&graph, &Options::default())?;
 //! network.set_input(0, &vec![0.0; network.inputs()[0].n_elements()])?;
 //! network.run();
-//! let probabilities = network.output(0)?;
+//! let mut probabilities = vec![0.0; network.outputs()[0].n_elements()];
+//! network.output(0, &mut probabilities)?;
 //! # Ok(())
 //! # }
 //! ```

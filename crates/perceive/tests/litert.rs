@@ -92,19 +92,19 @@ fn network_is_bytes(graph: &Graph) -> bool {
 }
 
 macro_rules! networks {
-    ($($name:ident, $tolerance:literal;)*) => {
+    ($($name:ident, $as_xnnpack:literal, $as_reference:literal;)*) => {
         mod as_xnnpack {
             $(#[test]
             #[allow(non_snake_case)]
             fn $name() {
-                super::compare(stringify!($name), super::Arithmetic::Xnnpack, $tolerance);
+                super::compare(stringify!($name), super::Arithmetic::Xnnpack, $as_xnnpack);
             })*
         }
         mod as_reference {
             $(#[test]
             #[allow(non_snake_case)]
             fn $name() {
-                super::compare(stringify!($name), super::Arithmetic::Reference, $tolerance);
+                super::compare(stringify!($name), super::Arithmetic::Reference, $as_reference);
             })*
         }
         /// Whoever adds a file adds a line above.
@@ -113,19 +113,23 @@ macro_rules! networks {
 }
 
 networks! {
-    ad01_int8, 0.0;
-    cifar10_q, 0.0;
-    kws_ref_model, 0.0;
-    kws_ref_model_float32, 1e-5;
-    mbnet128_0_25_q, 0.0;
-    micro_speech_quantized, 0.0;
-    mnist_resnet_q, 0.0;
-    mnist_valid_f, 1e-5;
-    mnist_valid_q, 0.0;
-    person_detect, 0.0;
-    pretrainedResnet, 1e-5;
-    pretrainedResnet_quant, 0.0;
-    str_ww_ref_model, 0.0;
+    // As XNNPACK, as the reference kernels: how far floats may be apart; 0 where all are bytes.
+    ad01_int8, 0.0, 0.0;
+    cifar10_q, 0.0, 0.0;
+    kws_ref_model, 0.0, 0.0;
+    // Weights in bytes, inputs brought to bytes layer by layer: where a depthwise layer's floats lie between two bytes,
+    // their last bit decides, and no two orders of summation agree on all. LiteRT's own reference and optimised kernels
+    // are more than 1e-5 apart on 5 of 200 inputs, by 3.5e-4 at most (`compare.py`).
+    kws_ref_model_float32, 1e-5, 4e-4;
+    mbnet128_0_25_q, 0.0, 0.0;
+    micro_speech_quantized, 0.0, 0.0;
+    mnist_resnet_q, 0.0, 0.0;
+    mnist_valid_f, 1e-5, 1e-5;
+    mnist_valid_q, 0.0, 0.0;
+    person_detect, 0.0, 0.0;
+    pretrainedResnet, 1e-5, 1e-5;
+    pretrainedResnet_quant, 0.0, 0.0;
+    str_ww_ref_model, 0.0, 0.0;
 }
 
 #[test]

@@ -225,7 +225,8 @@ mod tests {
         ];
         for mut detector in detectors {
             let scores: Vec<f64> = stream(1000, 700, 3.0).map(|x| detector.score(x)).collect();
-            let largest = (MIN_SEEN..1000).max_by(|a, b| scores[*a].total_cmp(&scores[*b])).unwrap();
+            // Until a window has seen a whole period, the sine itself is news.
+            let largest = (400..1000).max_by(|a, b| scores[*a].total_cmp(&scores[*b])).unwrap();
             assert_eq!(largest, 700);
             assert!(scores.iter().all(|score| score.is_finite() && *score >= 0.0));
         }
