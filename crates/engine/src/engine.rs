@@ -281,7 +281,7 @@ impl Engine {
     ) -> Result<Vec<f32>, Error> {
         self.in_batches(sequence, tokens, cancel, |_, _| Ok(()))?;
         let last = (tokens.len() - 1) % BATCH_TOKENS;
-        Ok(self.logits_of(&[last])?.into_vec())
+        Ok(self.new_logits(&[last])?.into_vec())
     }
 
     /// Makes `sequence` hold exactly `tokens`, keeping what it has of them already; the logits after the last.
@@ -312,19 +312,19 @@ impl Engine {
         for (sequence, token) in batch.iter() {
             self.check(sequence, &[*token])?;
         }
-        let mut data = Vec::with_capacity(batch.len() * self.config.vocab_size);
-        for batch in batch.chunks_mut(Engine::MAX_STEP_TOKENS) {
-            let mut parts: Vec<StepPart> = batch
+        let vocab_size = self.config.vocab_size;
+        let mut data = vec![0.0; batch.len() * vocab_size];
+        let parts = batch.chunks_mut(BATCH_TOKENS).zip(data.chunks_mut(BATCH_TOKENS * vocab_size));
+        for (batch, logits) in parts {
+            let mut items: Vec<Item> = batch
                 .iter_mut()
-                .map(|(sequence, token)| StepPart {
-                    sequence,
-                    tokens: std::slice::from_ref(token),
-                    n_logits: 1,
-                })
+                .map(|(sequence, token)| (&mut **sequence, std::slice::from_ref(token)))
                 .collect();
-            data.extend(self.step(&mut parts)?.into_vec());
+            let rows: Vec<usize> = (0..items.len()).collect();
+            self.forward(&mut items)?;
+            self.logits_of(&rows, logits)?;
         }
-        Ok(Logits { vocab_size: self.config.vocab_size, data })
+        Ok(Logits { vocab_size, data })
     }
 
     /// Appends tokens to several sequences in one pass, as many to each as its part says: what a server needs, whose
@@ -354,11 +354,7 @@ impl Engine {
         }
         let mut items: Vec<Item> = parts.iter_mut().map(|part| (&mut *part.sequence, part.tokens)).collect();
         self.forward(&mut items)?;
-        let mut data = Vec::with_capacity(rows.len() * self.config.vocab_size);
-        for rows in rows.chunks(LOGITS_ROWS) {
-            data.extend(self.logits_of(rows)?.into_vec());
-        }
-        Ok(Logits { vocab_size: self.config.vocab_size, data })
+        self.new_logits(&rows)
     }
 
     /// Appends `tokens` to a sequence; the mean of the last layer's normed states over them, `[hidden_dim]`: what the
@@ -398,11 +394,14 @@ impl Engine {
         cancel: &CancelToken,
         mut row: impl FnMut(usize, &[f32]),
     ) -> Result<(), Error> {
+        let vocab_size = self.config.vocab_size;
+        let mut logits = vec![0.0; LOGITS_ROWS.min(tokens.len()) * vocab_size];
         self.in_batches(sequence, tokens, cancel, |engine, batch| {
             let wanted: Vec<usize> = (first.saturating_sub(batch.start)..batch.len()).collect();
             for rows in wanted.chunks(LOGITS_ROWS) {
-                let logits = engine.logits_of(rows)?;
-                rows.iter().enumerate().for_each(|(i, j)| row(batch.start + j, logits.row(i)));
+                let logits = &mut logits[..rows.len() * vocab_size];
+                engine.logits_of(rows, logits)?;
+                rows.iter().zip(logits.chunks_exact(vocab_size)).for_each(|(i, x)| row(batch.start + i, x));
             }
             Ok(())
         })
@@ -540,7 +539,7 @@ impl Engine {
         self.buffers.x.clear();
         self.buffers.x.extend_from_slice(x);
         let rows: Vec<usize> = (0..x.len() / self.config.hidden_dim).collect();
-        self.logits_of(&rows)
+        self.new_logits(&rows)
     }
 
     /// The matrix of a slot; none for vectors, and for the output where the embedding serves for it.
@@ -624,7 +623,15 @@ impl Engine {
     }
 
     /// Logits of some rows of the residual stream.
-    fn logits_of(&mut self, rows: &[usize]) -> Result<Logits, Error> {
+    fn new_logits(&mut self, rows: &[usize]) -> Result<Logits, Error> {
+        let vocab_size = self.config.vocab_size;
+        let mut data = vec![0.0; rows.len() * vocab_size];
+        self.logits_of(rows, &mut data)?;
+        Ok(Logits { vocab_size, data })
+    }
+
+    /// Logits of some rows of the residual stream into `logits`, `[rows.len(), vocab_size]`.
+    fn logits_of(&mut self, rows: &[usize], logits: &mut [f32]) -> Result<(), Error> {
         let Config { hidden_dim, vocab_size, rms_norm_eps, .. } = self.config;
         let Buffers { x, normed, .. } = &mut self.buffers;
         let output = &self.weights.output;
@@ -633,12 +640,11 @@ impl Engine {
         normed.fill(&mut self.pool, isa, (rows.len(), hidden_dim), form, |i, row| {
             rms_norm(isa, &x[rows[i] * hidden_dim..][..hidden_dim], norm, rms_norm_eps, row);
         });
-        let mut data = vec![0.0; rows.len() * vocab_size];
-        linear(&mut self.pool, isa, &[output], normed, Mode::Store, &mut data);
-        if rows.iter().enumerate().any(|(i, _)| !data[i * vocab_size].is_finite()) {
+        linear(&mut self.pool, isa, &[output], normed, Mode::Store, logits);
+        if logits.iter().step_by(vocab_size).any(|logit| !logit.is_finite()) {
             return Err(Error::NotFinite);
         }
-        Ok(Logits { vocab_size, data })
+        Ok(())
     }
 }
 
