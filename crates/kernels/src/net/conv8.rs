@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use super::{Pieces, Plane, Requant, Shared, Window};
+use super::{Pieces, Plane, Requant, Shared, Window, starts};
 use crate::isa::{Isa, Kernel, LANES, Simd};
 use crate::memory::Buffer;
 use crate::pool::Pool;
@@ -237,15 +237,8 @@ impl PartKernel<'_> {
     #[inline(always)]
     fn tiles<S: Simd, const T: usize>(&self, s: S, tile: usize) {
         let Task { conv, zero, to, .. } = self.task;
-        // What each sum starts from: the bias, less the zero point's share.
-        let mut start = [[0; LANES]; T];
-        for t in 0..T {
-            for lane in 0..LANES {
-                let channel = (tile + t) * LANES + lane;
-                let shift = (S::ACT_ZERO - zero).wrapping_mul(conv.weight_sums[channel]);
-                start[t][lane] = conv.bias[channel].wrapping_add(shift);
-            }
-        }
+        let first = tile * LANES;
+        let start = starts(S::ACT_ZERO - zero, &conv.bias[first..], &conv.weight_sums[first..]);
         // The last tile may have fewer channels than lanes.
         let n_channels = (T * LANES).min(to.channels - tile * LANES);
         let block = Block { tile, start: &start, n_channels };

@@ -4,11 +4,15 @@
 //! that one instruction multiplies four rows of sixteen channels; a block of 64 channels is four registers of sums
 //! ([`Simd::interleave4`]), and packing them to bytes puts the channels back in order for free.
 //!
+//! Windows of three rows leave a fourth byte unused. Where they go down one row at a time, their weights are laid out
+//! twice, the second time one row lower: four rows of the image, interleaved once, serve two rows of the output.
+//!
 //! With 8, 16 or 32 channels a block covers several pixels of a row, whose weights repeat.
 
 use std::ops::Range;
 
-use super::{Pieces, Plane, Requant, Shared, Window};
+use super::requant::Registers;
+use super::{Pieces, Plane, Requant, Shared, Window, starts};
 use crate::isa::{Isa, Kernel, LANES, Simd, unroll};
 use crate::memory::Buffer;
 use crate::pool::Pool;
@@ -27,7 +31,8 @@ const STEP_BYTES: usize = BLOCK * GROUP;
 pub struct Depthwise8 {
     window: Window,
     n_channels: usize,
-    /// `[block][column][group of rows][4][LANES][GROUP]`, signed, the channels as `interleave4` gives them.
+    /// `[rows of output at once][block][column][group of rows][4][LANES][GROUP]`, signed, the channels as `interleave4`
+    /// gives them.
     weights: Buffer,
     /// `[block][4][LANES]`, channels as above.
     bias: Vec<i32>,
@@ -56,13 +61,15 @@ impl Depthwise8 {
         let order = order(n_channels);
         let n_groups = rows.div_ceil(GROUP);
         let mut packed = Buffer::zeroed(Depthwise8::weight_bytes(window, n_channels));
+        let n_steps = n_channels.div_ceil(BLOCK) * columns * n_groups;
         for (step, packed) in packed.as_mut_slice().chunks_exact_mut(STEP_BYTES).enumerate() {
+            let (lower, step) = (step / n_steps, step % n_steps);
             let (block, column, group) =
                 (step / n_groups / columns, step / n_groups % columns, step % n_groups);
             let order = &order[block * BLOCK..][..BLOCK];
             for (packed, from) in packed.chunks_exact_mut(GROUP).zip(order) {
                 let Some(channel) = from else { continue };
-                for (i, packed) in packed.iter_mut().enumerate().take(rows - group * GROUP) {
+                for (i, packed) in packed.iter_mut().skip(lower).enumerate().take(rows - group * GROUP) {
                     let at = ((group * GROUP + i) * columns + column) * n_channels + channel;
                     *packed = weights[at] as u8;
                 }
@@ -81,7 +88,8 @@ impl Depthwise8 {
 
     /// Bytes that the weights take, laid out.
     pub fn weight_bytes(window: Window, n_channels: usize) -> usize {
-        n_channels.div_ceil(BLOCK) * window.size[1] * window.size[0].div_ceil(GROUP) * STEP_BYTES
+        let n_steps = n_channels.div_ceil(BLOCK) * window.size[1] * window.size[0].div_ceil(GROUP);
+        rows_at_once(window) * n_steps * STEP_BYTES
     }
 
     /// Convolves `image`, whose zero point is `zero`.
@@ -99,7 +107,7 @@ impl Depthwise8 {
         let ((image, from), (output, to)) = (image, output);
         assert!(from.channels == self.n_channels && to.channels == self.n_channels);
         self.window.check((image.len(), from), (output.len(), to));
-        let macs = to.height * to.width * self.weights.as_slice().len();
+        let macs = to.height * to.width * self.weights.as_slice().len() / rows_at_once(self.window);
         let pieces = Pieces::new(pool.n_threads(), to.height, macs);
         let output = Shared(output.as_mut_ptr());
         pool.run(pieces.n_pieces, |_, piece| {
@@ -115,6 +123,11 @@ impl Depthwise8 {
             });
         });
     }
+}
+
+/// Rows of the output that one step serves.
+fn rows_at_once(window: Window) -> usize {
+    if window.size[0] + 1 == GROUP && window.stride[0] == 1 && window.dilation[0] == 1 { 2 } else { 1 }
 }
 
 /// For each lane of all blocks, whose channel it is.
@@ -160,6 +173,9 @@ impl PartKernel<'_> {
         let PartKernel { layer, from, to, zero, .. } = self;
         let n_channels = layer.n_channels;
         let stride_x = layer.window.stride[1];
+        let rows_at_once = rows_at_once(layer.window);
+        let n_columns = if COLUMNS > 0 { COLUMNS } else { layer.window.size[1] };
+        let block_bytes = n_columns * layer.window.size[0].div_ceil(GROUP) * STEP_BYTES;
         // Neighbouring pixels share a block where neighbours are wanted and the weights repeat.
         let is_flat = stride_x == 1 && BLOCK.is_multiple_of(n_channels);
         let (n_pixels, pixel_len) = if is_flat { (1, to.width * n_channels) } else { (to.width, n_channels) };
@@ -169,28 +185,43 @@ impl PartKernel<'_> {
             let offset =
                 if is_flat { (block * BLOCK).min(pixel_len.saturating_sub(BLOCK)) } else { block * BLOCK };
             let lanes = weight_block * BLOCK;
-            let mut start = [[0; LANES]; 4];
-            for (v, start) in start.iter_mut().enumerate() {
-                for (lane, start) in start.iter_mut().enumerate() {
-                    let at = lanes + v * LANES + lane;
-                    let shift = (S::ACT_ZERO - zero).wrapping_mul(layer.weight_sums[at]);
-                    *start = layer.bias[at].wrapping_add(shift);
-                }
-            }
-            let block = Block { lanes, offset, n: BLOCK.min(pixel_len - offset), start: &start };
-            for y in self.rows.clone() {
-                self.row::<S, ROWS, COLUMNS>(s, &block, y, n_pixels);
+            let start: [_; QUARTERS] =
+                starts(S::ACT_ZERO - zero, &layer.bias[lanes..], &layer.weight_sums[lanes..]);
+            let (mut sums, mut scales) = ([s.splat_i(0); QUARTERS], [s.splat(0.0); QUARTERS]);
+            // SAFETY: sixteen sums are readable.
+            unroll!(v in 0..QUARTERS {
+                sums[v] = unsafe { s.load_i(start[v].as_ptr()) };
+                scales[v] = layer.requant.scales(s, lanes + v * LANES);
+            });
+            let block = Block {
+                lanes,
+                offset,
+                n: BLOCK.min(pixel_len - offset),
+                start: sums,
+                scales,
+                registers: layer.requant.registers(s),
+                weights: layer.weights.as_slice()[weight_block * block_bytes..][..block_bytes].as_ptr(),
+            };
+            let mut y = self.rows.start;
+            while y < self.rows.end {
                 debug_assert!(y * to.row_stride + offset < to.len() && from.channels == n_channels);
+                if rows_at_once == 2 && y + 1 < self.rows.end {
+                    self.pixels::<S, ROWS, COLUMNS, 2>(s, &block, y, n_pixels);
+                    y += 2;
+                } else {
+                    self.pixels::<S, ROWS, COLUMNS, 1>(s, &block, y, n_pixels);
+                    y += 1;
+                }
             }
         }
     }
 
-    /// One block of each pixel of row `y`.
+    /// One block of each pixel of row `y`, and of the row below if `R` is 2.
     #[inline(always)]
-    fn row<S: Simd, const ROWS: usize, const COLUMNS: usize>(
+    fn pixels<S: Simd, const ROWS: usize, const COLUMNS: usize, const R: usize>(
         &self,
         s: S,
-        block: &Block<'_>,
+        block: &Block<S>,
         y: usize,
         n_pixels: usize,
     ) {
@@ -201,26 +232,18 @@ impl PartKernel<'_> {
         let n_columns = if COLUMNS > 0 { COLUMNS } else { layer.window.size[1] };
         let down = layer.window.dilation[0] * from.row_stride;
         let across = layer.window.dilation[1] * n_channels;
-        let block_bytes = n_columns * n_rows.div_ceil(GROUP) * STEP_BYTES;
-        let weights = layer.weights.as_slice()[block.lanes / BLOCK * block_bytes..][..block_bytes].as_ptr();
-        let registers = layer.requant.registers(s);
+        let lower = layer.weights.as_slice().len() / 2;
         // SAFETY: `run` has checked that windows lie in the image and that it has slack for the last block of a pixel
-        // or row, and that the output has room; the rows are this piece's own. Sixteen sums are readable.
+        // or row, and that the output has room; the rows are this piece's own.
         unsafe {
-            let mut start = [s.splat_i(0); 4];
-            let mut scales = [s.splat(0.0); 4];
-            unroll!(v in 0..QUARTERS {
-                start[v] = s.load_i(block.start[v].as_ptr());
-                scales[v] = layer.requant.scales(s, block.lanes + v * LANES);
-            });
             let mut corner = image.as_ptr().add(y * stride_y * from.row_stride + block.offset);
             let mut dst = output.ptr().add(y * to.row_stride + block.offset);
             for _ in 0..n_pixels {
-                let mut sums = start;
-                let mut weights = weights;
+                let (mut sums, mut lower_sums) = (block.start, block.start);
+                let mut weights = block.weights;
                 for column in 0..n_columns {
                     let mut row = corner.add(column * across);
-                    let mut n_left = n_rows;
+                    let mut n_left = n_rows + R - 1;
                     while n_left > 0 {
                         // Rows that are not there meet zero weights: any bytes will do.
                         let mut group = [s.load_bytes(row); GROUP];
@@ -237,25 +260,44 @@ impl PartKernel<'_> {
                         unroll!(v in 0..QUARTERS {
                             sums[v] = s.dot4_signed(sums[v], bytes[v], s.load_bytes(weights.add(v * BLOCK)));
                         });
+                        if R == 2 {
+                            unroll!(v in 0..QUARTERS {
+                                let weights = s.load_bytes(weights.add(lower + v * BLOCK));
+                                lower_sums[v] = s.dot4_signed(lower_sums[v], bytes[v], weights);
+                            });
+                        }
                         weights = weights.add(STEP_BYTES);
                         n_left -= GROUP.min(n_left);
                         row = row.wrapping_add(GROUP * down);
                     }
                 }
-                if let Some(registers) = registers {
-                    let mut values = sums;
-                    unroll!(v in 0..QUARTERS { values[v] = registers.apply(s, sums[v], scales[v]); });
-                    let bytes = s.pack_bytes(values);
-                    if block.n == BLOCK {
-                        s.store_bytes(dst, bytes);
-                    } else {
-                        s.store_bytes_part(dst, bytes, block.n);
-                    }
-                } else {
-                    self.store_slowly(s, block, &sums, dst);
+                self.store(s, block, sums, dst);
+                if R == 2 {
+                    self.store(s, block, lower_sums, dst.add(to.row_stride));
                 }
                 corner = corner.wrapping_add(stride_x * n_channels);
                 dst = dst.wrapping_add(n_channels);
+            }
+        }
+    }
+
+    /// Stores the sums of a block.
+    ///
+    /// # Safety
+    /// `block.n` bytes are writable.
+    #[inline(always)]
+    unsafe fn store<S: Simd>(&self, s: S, block: &Block<S>, sums: [S::I; QUARTERS], dst: *mut u8) {
+        // SAFETY: the caller's.
+        unsafe {
+            if let Some(registers) = block.registers {
+                let bytes = registers.pack(s, sums, block.scales);
+                if block.n == BLOCK {
+                    s.store_bytes(dst, bytes);
+                } else {
+                    s.store_bytes_part(dst, bytes, block.n);
+                }
+            } else {
+                self.store_slowly(s, block, &sums, dst);
             }
         }
     }
@@ -265,7 +307,7 @@ impl PartKernel<'_> {
     /// # Safety
     /// `block.n` bytes are writable.
     #[inline(always)]
-    unsafe fn store_slowly<S: Simd>(&self, s: S, block: &Block<'_>, sums: &[S::I; QUARTERS], dst: *mut u8) {
+    unsafe fn store_slowly<S: Simd>(&self, s: S, block: &Block<S>, sums: &[S::I; QUARTERS], dst: *mut u8) {
         let mut values = [[0; LANES]; QUARTERS];
         for v in 0..QUARTERS {
             // SAFETY: sixteen sums are writable.
@@ -280,8 +322,8 @@ impl PartKernel<'_> {
     }
 }
 
-/// Sixty-four channels, or some pixels with fewer.
-struct Block<'a> {
+/// Sixty-four channels, or some pixels with fewer, and all that is the same wherever they are.
+struct Block<S: Simd> {
     /// Where its channels begin in the layer's constants.
     lanes: usize,
     /// Where it begins in a pixel, or row.
@@ -289,7 +331,13 @@ struct Block<'a> {
     /// Bytes of it that there are.
     n: usize,
     /// What sums start from.
-    start: &'a [[i32; LANES]; QUARTERS],
+    start: [S::I; QUARTERS],
+    /// Of its channels.
+    scales: [S::F; QUARTERS],
+    /// How sums are rounded, if in the fast way.
+    registers: Option<Registers<S>>,
+    /// Its own, of the upper row of output; those of the lower row are half of all weights further.
+    weights: *const u8,
 }
 
 /// The sums of a depthwise convolution, in plain loops: `[rows, columns, n_channels]` of the positions.

@@ -32,6 +32,8 @@ pub use softmax::{Softmax8, softmax32};
 
 use std::ops::Range;
 
+use crate::isa::LANES;
+
 /// Elements that must be readable behind an input.
 pub const SLACK: usize = 64;
 /// Below this many multiply-adds, a layer stays on the calling thread: handing it out would cost more.
@@ -120,6 +122,23 @@ impl Window {
         assert!(input_len >= input.len() + SLACK, "an input has slack behind it");
         assert!(output_len >= output.len());
     }
+}
+
+/// What the sums of `N` vectors of channels start from: the bias, and `shift`, which all inputs are off by, times the sum
+/// of the weights.
+///
+/// Whole arrays, so that this becomes vectors: a small layer has little else to do.
+#[inline(always)]
+fn starts<const N: usize>(shift: i32, bias: &[i32], weight_sums: &[i32]) -> [[i32; LANES]; N] {
+    let (bias, weight_sums) = (bias.as_chunks::<LANES>().0, weight_sums.as_chunks::<LANES>().0);
+    let mut starts = [[0; LANES]; N];
+    for i in 0..N {
+        let (start, bias, weight_sums) = (&mut starts[i], &bias[i], &weight_sums[i]);
+        for lane in 0..LANES {
+            start[lane] = bias[lane].wrapping_add(shift.wrapping_mul(weight_sums[lane]));
+        }
+    }
+    starts
 }
 
 /// How one layer's output is cut into pieces of work.

@@ -60,7 +60,7 @@ impl FixedPoint {
     }
 
     /// `x` times the factor: a product of which the upper half is kept, rounded to nearest, ties up; then a shift,
-    /// rounded to nearest, ties away from zero.
+    /// rounded to nearest, ties away from zero. A factor of 1 and above shifts up first, and what no longer fits wraps.
     #[inline(always)]
     pub fn apply(self, x: i32) -> i32 {
         let product = i64::from(x.wrapping_shl(self.shift.max(0) as u32)) * i64::from(self.multiplier);
@@ -176,6 +176,13 @@ impl<S: Simd> Registers<S> {
         let value = s.mul(s.to_f(sums), scales);
         s.add_i(s.round(s.min(s.max(value, self.low), self.high)), self.zero)
     }
+
+    /// Four vectors of sums as bytes, in the order of [`Simd::pack_bytes`].
+    #[inline(always)]
+    pub fn pack(&self, s: S, sums: [S::I; 4], scales: [S::F; 4]) -> S::B {
+        let value = |v: usize| self.apply(s, sums[v], scales[v]);
+        s.pack_bytes([value(0), value(1), value(2), value(3)])
+    }
 }
 
 #[cfg(test)]
@@ -200,7 +207,7 @@ mod tests {
         let quarter = FixedPoint::new(0.25);
         let products = [-7, -6, -5, -2, -1, 0, 1, 2, 5, 6, 7].map(|x| quarter.apply(x));
         assert_eq!(products, [-2, -2, -1, -1, 0, 0, 1, 1, 2, 2, 2]);
-        assert_eq!(FixedPoint::new(1.0).apply(i32::MIN + 1), i32::MIN + 1);
+        assert_eq!(FixedPoint::new(1.0).apply(-(1 << 30)), -(1 << 30));
         assert_eq!(FixedPoint::new(4.0).apply(-3), -12);
         let products = [-7, -6, -5, -2, -1, 0, 1, 2, 5, 6, 7].map(|x| quarter.apply_once(x));
         assert_eq!(products, [-2, -1, -1, 0, 0, 0, 0, 1, 1, 2, 2]);

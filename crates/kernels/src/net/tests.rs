@@ -47,6 +47,9 @@ fn depthwise_cases() -> Vec<Case> {
     all.push((50, 50, 8, 8, three, 0, 0));
     all.push((4, 3, 8, 8, three, 0, 0));
     all.push((9, 9, 64, 64, window([2, 5], [1, 1], [3, 1]), 0, 0));
+    // Two rows of output at once, in a window that is not three columns wide, and a last row alone.
+    all.push((9, 9, 64, 64, window([3, 5], [1, 2], [1, 1]), 0, 0));
+    all.push((3, 20, 16, 16, window([3, 5], [1, 1], [1, 2]), 0, 9));
     all
 }
 
