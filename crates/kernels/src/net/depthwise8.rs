@@ -188,8 +188,8 @@ impl PartKernel<'_> {
             let start: [_; QUARTERS] =
                 starts(S::ACT_ZERO - zero, &layer.bias[lanes..], &layer.weight_sums[lanes..]);
             let (mut sums, mut scales) = ([s.splat_i(0); QUARTERS], [s.splat(0.0); QUARTERS]);
-            // SAFETY: sixteen sums are readable.
             unroll!(v in 0..QUARTERS {
+                // SAFETY: sixteen sums are readable.
                 sums[v] = unsafe { s.load_i(start[v].as_ptr()) };
                 scales[v] = layer.requant.scales(s, lanes + v * LANES);
             });
