@@ -19,8 +19,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    bench, completions, compress, eval, inspect, keys, models, net, perplexity, probe, pull, rm, run, serve,
-    tokenize, watch,
+    bench, completions, compress, eval, hear, inspect, keys, models, net, perplexity, probe, pull, rm, run,
+    serve, tokenize, watch,
 };
 use store::Verbosity;
 
@@ -68,6 +68,7 @@ enum Command {
     Bench(bench::Args),
     Probe(probe::Args),
     Net(net::Args),
+    Hear(hear::Args),
     Watch(watch::Args),
     Completions(completions::Args),
 }
@@ -90,6 +91,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args, verbosity),
         Command::Probe(args) => probe::run(&args, verbosity),
         Command::Net(args) => net::run(&args, verbosity),
+        Command::Hear(args) => hear::run(&args, verbosity),
         Command::Watch(args) => watch::run(&args),
         Command::Completions(args) => completions::run(&args),
     };

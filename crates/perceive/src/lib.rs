@@ -3,6 +3,7 @@
 //! - [`tflite::read`] turns a file into a [`Graph`]: typed, checked, whatever the file was.
 //! - [`Network`] is a graph made ready to run: weights laid out for the registers, memory planned, so that a run
 //!   allocates nothing.
+//! - [`sound`] is WAV files, what networks hear of them, and a network that listens.
 //! - [`table`] reads measurements, [`anomaly`] says which are unusual.
 //!
 //! ```no_run
@@ -26,6 +27,7 @@ pub mod anomaly;
 pub mod error;
 pub mod graph;
 pub mod network;
+pub mod sound;
 pub mod table;
 pub mod tflite;
 

@@ -5,12 +5,15 @@ use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use edgeward_perceive::anomaly::{Alarm, Change, Detector, Ewma, Peaks, RobustZ, WindowedGaussian};
+use edgeward_perceive::anomaly::{Alarm, Change, Detector, Ewma, Peaks, RobustZ, Settled, WindowedGaussian};
 use edgeward_perceive::table::{Row, Rows};
 use serde::Serialize;
 
 use crate::Outcome;
 use crate::output::print_line;
+
+/// Values before the first alarm; no window is smaller.
+const MIN_SEEN: usize = 100;
 
 /// Watch measurements for anomalies: a line for each alarm, as soon as it is raised
 #[derive(clap::Args)]
@@ -72,8 +75,10 @@ impl Args {
             DetectorArg::Jump => Box::new(Ewma::new(1.0, window)),
             DetectorArg::Ewma => Box::new(Ewma::new(0.2, window)),
             DetectorArg::RobustZ => Box::new(RobustZ::new(window)),
-            // As large as a step: moved as a whole only once in a while, as it is fitted anew then.
-            DetectorArg::Gaussian => Box::new(WindowedGaussian::new(window, window.div_ceil(64))),
+            // Moved as a whole only once in a while, as it is fitted anew then. The others wait by themselves.
+            DetectorArg::Gaussian => {
+                Box::new(Settled::new(WindowedGaussian::new(window, window.div_ceil(64)), MIN_SEEN))
+            }
         }
     }
 

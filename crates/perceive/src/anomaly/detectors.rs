@@ -166,6 +166,31 @@ impl Detector for Ewma {
     }
 }
 
+/// Another detector's score, but 0 for the first values: what a detector makes of two of them is no judgement.
+#[derive(Clone, Debug)]
+pub struct Settled<D> {
+    detector: D,
+    n_left: usize,
+}
+
+impl<D: Detector> Settled<D> {
+    /// Scores count after `n` values.
+    pub fn new(detector: D, n: usize) -> Settled<D> {
+        Settled { detector, n_left: n }
+    }
+}
+
+impl<D: Detector> Detector for Settled<D> {
+    fn score(&mut self, value: f64) -> f64 {
+        let score = self.detector.score(value);
+        if self.n_left == 0 {
+            return score;
+        }
+        self.n_left -= 1;
+        0.0
+    }
+}
+
 /// Another detector's score where it is the largest of the last ones, else 0.
 #[derive(Clone, Debug)]
 pub struct Peaks<D> {
@@ -252,14 +277,25 @@ mod tests {
         assert_eq!(RobustZ::median(&mut [4.0, 1.0, 2.0, 9.0]), 3.0);
     }
 
+    struct Given;
+
+    impl Detector for Given {
+        fn score(&mut self, value: f64) -> f64 {
+            value
+        }
+    }
+
+    #[test]
+    fn the_first_values_are_not_judged() {
+        let mut settled = Settled::new(Given, 2);
+        assert_eq!([5.0, 4.0, 3.0].map(|x| settled.score(x)), [0.0, 0.0, 3.0]);
+        // Two values tell a normal distribution nothing.
+        let mut gaussian = Settled::new(WindowedGaussian::new(400, 10), 100);
+        assert_eq!([20.0, 20.4, 19.9].map(|x| gaussian.score(x)), [0.0; 3]);
+    }
+
     #[test]
     fn peaks_are_the_largest_of_a_while() {
-        struct Given;
-        impl Detector for Given {
-            fn score(&mut self, value: f64) -> f64 {
-                value
-            }
-        }
         let mut peaks = Peaks::new(Given, 3);
         let given = [1.0, 5.0, 4.0, 5.0, 2.0, 3.0, 4.0, 4.5, 1.0];
         let passed: Vec<f64> = given.iter().map(|x| peaks.score(*x)).collect();

@@ -10,7 +10,7 @@ pub mod nab;
 mod window;
 
 pub use alarm::{Alarm, Change};
-pub use detectors::{Ewma, Peaks, RobustZ, WindowedGaussian};
+pub use detectors::{Ewma, Peaks, RobustZ, Settled, WindowedGaussian};
 
 /// Says how unusual each value of a stream is.
 pub trait Detector {

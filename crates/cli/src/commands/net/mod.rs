@@ -49,7 +49,7 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
 
 /// How a network is made ready.
 #[derive(clap::Args)]
-struct NetworkArgs {
+pub(super) struct NetworkArgs {
     /// Whose arithmetic eight-bit layers follow, to the last bit: XNNPACK's (TFLite's default), or that of TFLite's
     /// reference kernels, which is slower
     #[arg(long, value_enum, default_value = "xnnpack")]
@@ -66,7 +66,7 @@ enum ArithmeticArg {
 }
 
 impl NetworkArgs {
-    fn options(&self, n_threads: usize) -> Options {
+    pub(super) fn options(&self, n_threads: usize) -> Options {
         let arithmetic = match self.arithmetic {
             ArithmeticArg::Xnnpack => Arithmetic::Xnnpack,
             ArithmeticArg::Reference => Arithmetic::Reference,
@@ -75,11 +75,17 @@ impl NetworkArgs {
     }
 }
 
-/// Why a file is no network that runs here.
+/// Why a file cannot be used.
 #[derive(Debug)]
-struct FileError {
+pub(super) struct FileError {
     path: PathBuf,
     source: Box<dyn std::error::Error>,
+}
+
+impl FileError {
+    pub(super) fn new(path: &Path, source: impl Into<Box<dyn std::error::Error>>) -> FileError {
+        FileError { path: path.to_owned(), source: source.into() }
+    }
 }
 
 impl std::fmt::Display for FileError {
@@ -103,13 +109,13 @@ fn read(path: &Path) -> Result<Graph, FileError> {
         }
         Ok(tflite::read(std::fs::read(path)?.into())?)
     };
-    read().map_err(|source| FileError { path: path.to_owned(), source })
+    read().map_err(|source| FileError::new(path, source))
 }
 
 /// Makes the network at `path` ready.
-fn open(path: &Path, options: &Options) -> Result<Network, FileError> {
+pub(super) fn open(path: &Path, options: &Options) -> Result<Network, FileError> {
     let graph = read(path)?;
-    Network::new(&graph, options).map_err(|error| FileError { path: path.to_owned(), source: error.into() })
+    Network::new(&graph, options).map_err(|error| FileError::new(path, error))
 }
 
 /// `int8[1, 49, 10, 1], scale 0.58, zero point 83`.

@@ -1,0 +1,52 @@
+//! `edgeward hear`: the real binary on a real recording.
+
+#![cfg(unix)]
+
+mod support;
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+use support::Sandbox;
+
+fn testdata(name: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(name);
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn wake_words_with_their_times() {
+    let sandbox = Sandbox::new();
+    let (file, model) =
+        (testdata("sound/short_wav_easy10s.wav"), testdata("networks/models/str_ww_ref_model.tflite"));
+    let args = ["hear", &file, "--model", &model, "--labels", "marvin,-,-"];
+    let lines = sandbox.run(&[&args[..], &["--json"]].concat()).success();
+    let heard: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(heard.len(), 3, "{lines}");
+    for (event, begin) in heard.iter().zip([1.0, 4.0, 7.0]) {
+        assert_eq!(event["label"], "marvin");
+        assert!((begin..begin + 1.2).contains(&event["time_s"].as_f64().unwrap()), "{lines}");
+    }
+    let lines = sandbox.run(&args).success();
+    assert_eq!(lines.matches("s: marvin (0.").count(), 3, "{lines}");
+}
+
+#[test]
+fn what_cannot_be_heard_is_refused() {
+    let sandbox = Sandbox::new();
+    let (file, model) =
+        (testdata("sound/yes_1000ms.wav"), testdata("networks/models/str_ww_ref_model.tflite"));
+    let error = sandbox.run(&["hear", &file, "--model", &model, "--labels", "a,b"]).failure();
+    assert!(error.contains("2 labels for 3 classes"), "{error}");
+    let error = sandbox.run(&["hear", &model, "--model", &model]).failure();
+    assert!(error.contains("WAV"), "{error}");
+    // The same sound, said to have another rate.
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[24..28].copy_from_slice(&8000u32.to_le_bytes());
+    let slow = sandbox.path("slow.wav");
+    std::fs::write(&slow, bytes).unwrap();
+    let error = sandbox.run(&["hear", slow.to_str().unwrap(), "--model", &model]).failure();
+    assert!(error.contains("8000 samples a second") && error.contains("16000"), "{error}");
+    let other = testdata("networks/models/ad01_int8.tflite");
+    assert!(sandbox.run(&["hear", &file, "--model", &other]).failure().contains("[1, 640]"));
+}

@@ -1,0 +1,104 @@
+//! Features against double precision (`testdata/sound/make.py`), and networks that listen to recordings.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::PathBuf;
+
+use edgeward_perceive::sound::{Features, Heard, Listener, Recipe, Smoothing, WavReader};
+use edgeward_perceive::{Network, Options, tflite};
+
+fn testdata(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(name)
+}
+
+fn samples(name: &str) -> Vec<f32> {
+    let file = File::open(testdata("sound").join(name)).unwrap();
+    let mut reader = WavReader::new(BufReader::new(file)).unwrap();
+    assert_eq!(reader.sample_rate(), 16000);
+    let mut samples = Vec::new();
+    reader.read(&mut samples, 1 << 20).unwrap();
+    samples
+}
+
+fn listener(model: &str) -> Listener {
+    let bytes = std::fs::read(testdata("networks/models").join(model)).unwrap();
+    let network = Network::new(&tflite::read(bytes.into()).unwrap(), &Options::default()).unwrap();
+    Listener::new(network, Smoothing::default()).unwrap()
+}
+
+fn hear(listener: &mut Listener, samples: &[f32], chunk_len: usize) -> Vec<Heard> {
+    let mut heard = Vec::new();
+    for chunk in samples.chunks(chunk_len) {
+        listener.push(chunk, |event| heard.push(event)).unwrap();
+    }
+    heard
+}
+
+#[test]
+fn features_are_those_of_double_precision() {
+    let samples = &samples("short_wav_easy10s.wav")[8000..][..32000];
+    for (recipe, name) in [(Recipe::WakeWord, "wake_word.f64"), (Recipe::Keywords, "keywords.f64")] {
+        let expected = std::fs::read(testdata("sound").join(name)).unwrap();
+        let expected = expected.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes));
+        let mut features = Features::new(recipe);
+        let mut out = vec![0.0; recipe.n_features()];
+        let mut all: Vec<f32> = Vec::new();
+        for at in (0..=samples.len() - recipe.frame_len()).step_by(recipe.stride()) {
+            let before = if at == 0 { 0.0 } else { samples[at - 1] };
+            features.frame(before, &samples[at..][..recipe.frame_len()], 1.0, &mut out);
+            all.extend(&out);
+        }
+        assert_eq!(all.len(), expected.len(), "{recipe:?}");
+        let differences = all.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).abs());
+        let largest = differences.fold(0.0, f64::max);
+        assert!(largest <= 1e-5, "{recipe:?}: {largest}");
+    }
+}
+
+#[test]
+fn every_wake_word_once_and_nothing_else() {
+    let samples = samples("short_wav_easy10s.wav");
+    let heard = hear(&mut listener("str_ww_ref_model.tflite"), &samples, 1000);
+    // Class 0 is "Marvin"; the words begin at 1, 4 and 7 s and end within a second.
+    let words: Vec<Heard> = heard.iter().copied().filter(|event| event.class == 0).collect();
+    assert_eq!(words.len(), 3, "{heard:?}");
+    for (word, begin) in words.iter().zip([1.0, 4.0, 7.0]) {
+        assert!((begin..begin + 1.2).contains(&word.time_s) && word.probability >= 0.7, "{words:?}");
+    }
+    // However the sound comes in.
+    for chunk_len in [1, 511, 160_000] {
+        assert_eq!(hear(&mut listener("str_ww_ref_model.tflite"), &samples, chunk_len), heard);
+    }
+}
+
+#[test]
+fn nothing_is_heard_in_silence_and_noise() {
+    let mut state = 1u64;
+    let noise = (0..80_000).map(|_| {
+        // Knuth's MMIX generator.
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 40) as f32 / (1 << 23) as f32 - 1.0) * 0.1
+    });
+    let samples: Vec<f32> = std::iter::repeat_n(0.0, 80_000).chain(noise).collect();
+    let heard = hear(&mut listener("str_ww_ref_model.tflite"), &samples, 1600);
+    assert!(heard.iter().all(|event| event.class != 0), "{heard:?}");
+}
+
+#[test]
+fn a_keyword_is_heard_once() {
+    // Class 9 of the benchmark's twelve is "yes". A clip is hardly longer than a window: half of it follows again.
+    let clip = samples("yes_1000ms.wav");
+    let heard = hear(&mut listener("kws_ref_model.tflite"), &[&clip[..], &clip[..8000]].concat(), 700);
+    let classes: Vec<usize> = heard.iter().map(|event| event.class).collect();
+    assert_eq!(classes, [9], "{heard:?}");
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let bytes = std::fs::read(testdata("networks/models/ad01_int8.tflite")).unwrap();
+    let network = Network::new(&tflite::read(bytes.into()).unwrap(), &Options::default()).unwrap();
+    let error = Listener::new(network, Smoothing::default()).unwrap_err().to_string();
+    assert!(error.contains("[1, 640]") && error.contains("30 x 40"), "{error}");
+    let error = listener("str_ww_ref_model.tflite").push(&[0.0, f32::NAN], |_| ()).unwrap_err().to_string();
+    assert!(error.contains("sample 1"), "{error}");
+}
