@@ -122,7 +122,7 @@ impl<R: Read> WavReader<R> {
             }
             *left -= n_read;
         }
-        if self.bytes.len() % frame_bytes != 0 {
+        if !self.bytes.len().is_multiple_of(frame_bytes) {
             return Err(malformed("it ends within a sample"));
         }
         for frame in self.bytes.chunks_exact(frame_bytes) {
