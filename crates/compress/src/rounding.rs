@@ -10,11 +10,11 @@
 //!    Behdin et al. 2023, arXiv:2309.01885), and
 //! 3. each block's scale, and minimum, to what is best given all codes, by least squares.
 //!
-//! The loss never rises in 2 and 3 but by rounding errors. Scales are always what the format can hold: half floats.
+//! The loss never rises in 2 and 3 but by rounding errors. Scales are always what the format can hold.
 
 use std::sync::Mutex;
 
-use edgeward_kernels::block::{Block, IQ4_VALUES, Shape, shape};
+use edgeward_kernels::block::{Block, Shape, shape};
 use edgeward_kernels::{DType, Isa, Pool, Vectorized};
 use half::f16;
 
@@ -61,8 +61,19 @@ pub struct Rounded {
 }
 
 /// The formats that [`round`] rounds to: those with one level of scales.
-pub const FORMATS: [DType; 6] =
-    [DType::Q4_0, DType::IQ4_NL, DType::Q4_1, DType::Q5_0, DType::Q5_1, DType::Q8_0];
+pub const FORMATS: [DType; 11] = [
+    DType::Q4_0,
+    DType::IQ4_NL,
+    DType::Q4_1,
+    DType::Q5_0,
+    DType::Q5_1,
+    DType::Q8_0,
+    DType::EW2,
+    DType::EW3,
+    DType::EW4,
+    DType::EW5,
+    DType::EW6,
+];
 
 /// Rounds `weights`, `[n_rows, factor.n_cols()]`, to `dtype`.
 ///
@@ -88,15 +99,19 @@ pub fn round(
         let mut strip = strips[i].lock().unwrap_or_else(|e| e.into_inner());
         let rows = &weights[i * ROWS * n_cols..][..strip.0.len() / row_bytes * n_cols];
         let shape = shape(dtype);
-        let done = if shape.is_table {
-            isa.vectorize(RoundStrip { levels: Table, rows, factor, effort, shape })
-        } else {
-            let levels = Uniform {
-                // One code less than there is, so that the largest magnitudes are the same on both sides.
-                low: if shape.bits == 8 { -127.0 } else { -(shape.zero as f32) },
-                high: ((1 << shape.bits) - 1 - shape.zero) as f32,
-            };
-            isa.vectorize(RoundStrip { levels, rows, factor, effort, shape })
+        let done = match shape.table.len() {
+            0 => {
+                let levels = Uniform {
+                    // One code less than there is, so that the largest magnitudes are the same on both sides.
+                    low: if shape.bits == 8 { -127.0 } else { -(shape.zero as f32) },
+                    high: ((1 << shape.bits) - 1 - shape.zero) as f32,
+                };
+                isa.vectorize(RoundStrip { levels, rows, factor, effort, shape })
+            }
+            4 => isa.vectorize(RoundStrip { levels: Table::<4>::of(shape), rows, factor, effort, shape }),
+            8 => isa.vectorize(RoundStrip { levels: Table::<8>::of(shape), rows, factor, effort, shape }),
+            16 => isa.vectorize(RoundStrip { levels: Table::<16>::of(shape), rows, factor, effort, shape }),
+            _ => isa.vectorize(RoundStrip { levels: Table::<32>::of(shape), rows, factor, effort, shape }),
         };
         for (row_idx, row) in strip.0.chunks_exact_mut(row_bytes).enumerate() {
             for (block_idx, out) in row.chunks_exact_mut(dtype.block_bytes()).enumerate() {
@@ -164,25 +179,35 @@ impl Levels for Uniform {
     }
 }
 
-/// The uneven values of the IQ4 types.
+/// Uneven values, ascending.
 #[derive(Clone, Copy)]
-struct Table;
+struct Table<const N: usize> {
+    values: [f32; N],
+    /// Between each value and the one below.
+    middles: [f32; N],
+}
 
-impl Levels for Table {
+impl<const N: usize> Table<N> {
+    fn of(shape: Shape) -> Table<N> {
+        let values: [f32; N] = std::array::from_fn(|i| f32::from(shape.table[i]));
+        Table { values, middles: std::array::from_fn(|i| (values[i.saturating_sub(1)] + values[i]) / 2.0) }
+    }
+}
+
+impl<const N: usize> Levels for Table<N> {
     #[inline(always)]
     fn low(self) -> f32 {
-        f32::from(IQ4_VALUES[0])
+        self.values[0]
     }
     #[inline(always)]
     fn high(self) -> f32 {
-        f32::from(IQ4_VALUES[15])
+        self.values[N - 1]
     }
     #[inline(always)]
     fn nearest(self, x: f32) -> f32 {
-        let mut value = f32::from(IQ4_VALUES[0]);
-        for i in 1..16 {
-            let (below, above) = (f32::from(IQ4_VALUES[i - 1]), f32::from(IQ4_VALUES[i]));
-            value = if x > (below + above) / 2.0 { above } else { value };
+        let mut value = self.values[0];
+        for i in 1..N {
+            value = if x > self.middles[i] { self.values[i] } else { value };
         }
         value
     }
@@ -200,22 +225,17 @@ struct Scales {
 impl Scales {
     const ZERO: Scales = Scales { d: [0.0; ROWS], m: [0.0; ROWS], inverse: [0.0; ROWS] };
 
-    /// With what half floats can hold.
+    /// With what the format can hold.
     #[inline(always)]
-    fn new(d: &Lane, m: &Lane) -> Scales {
+    fn new(shape: Shape, d: &Lane, m: &Lane) -> Scales {
         let mut scales = Scales::ZERO;
         for l in 0..ROWS {
-            scales.d[l] = to_half(d[l]);
-            scales.m[l] = to_half(m[l]);
+            scales.d[l] = shape.nearest_scale(d[l]);
+            scales.m[l] = shape.nearest_scale(m[l]);
             scales.inverse[l] = if scales.d[l] == 0.0 { 0.0 } else { 1.0 / scales.d[l] };
         }
         scales
     }
-}
-
-#[inline(always)]
-fn to_half(x: f32) -> f32 {
-    f16::from_f32(x.clamp(-65_504.0, 65_504.0)).to_f32()
 }
 
 /// A strip of rows, rounded.
@@ -234,16 +254,7 @@ impl Strip {
         let m = if shape.has_min { f16::from_f32(scales.m[row]).to_bits() } else { 0 };
         let mut block = Block { d: f16::from_f32(scales.d[row]).to_bits(), m, ..Block::ZERO };
         for (i, levels) in self.levels[block_idx * BLOCK..][..BLOCK].iter().enumerate() {
-            let level = levels[row] as i32;
-            let code = if shape.is_table {
-                IQ4_VALUES
-                    .iter()
-                    .position(|&value| i32::from(value) == level)
-                    .expect("levels are the table's")
-            } else {
-                (level + shape.zero) as usize
-            };
-            block.put_code(i, code as u8);
+            block.put_code(i, shape.code(levels[row]).expect("levels are the format's"));
         }
         block
     }
@@ -273,7 +284,7 @@ impl<L: Levels> Vectorized for RoundStrip<'_, L> {
         }
         let mut work = Work {
             levels,
-            has_min: shape.has_min,
+            shape,
             n_shrinks: effort.n_shrinks,
             factor,
             strip: Strip { scales: Vec::new(), levels: vec![[0.0; ROWS]; n_cols], loss: 0.0 },
@@ -303,7 +314,7 @@ fn dot(a: &Lane, b: &Lane) -> f64 {
 /// A strip in the making.
 struct Work<'a, L> {
     levels: L,
-    has_min: bool,
+    shape: Shape,
     n_shrinks: usize,
     factor: &'a Factor,
     strip: Strip,
@@ -320,7 +331,7 @@ impl<L: Levels> Work<'_, L> {
         let mut targets = weights.to_vec();
         for start in (0..n_cols).step_by(BLOCK) {
             let block = InOrder::new(self.levels, self.factor, start, &weights[start..], &targets[start..]);
-            let scales = block.best_scales(self.has_min, self.n_shrinks);
+            let scales = block.best_scales(self.shape, self.n_shrinks);
             let (q, _) = block.round(&scales);
             for i in 0..BLOCK {
                 for l in 0..ROWS {
@@ -363,7 +374,7 @@ impl<L: Levels> Work<'_, L> {
             let levels: &mut [Lane; BLOCK] =
                 (&mut self.strip.levels[cols.clone()]).try_into().expect("a block's columns");
             let scales = &mut self.strip.scales[block_idx];
-            refit(&h, levels, scales, &mut e, &mut g, self.has_min);
+            refit(&h, levels, scales, &mut e, &mut g, self.shape);
             move_codes(self.levels, &h, levels, scales, &mut e, &mut g);
 
             self.errors[cols.clone()].copy_from_slice(&e);
@@ -416,7 +427,7 @@ fn refit(
     scales: &mut Scales,
     e: &mut [Lane; BLOCK],
     g: &mut [Lane; BLOCK],
-    has_min: bool,
+    shape: Shape,
 ) {
     // Moving d by a and m by b changes the loss by -2 a gl - 2 b g1 + a^2 hll + 2 a b hl1 + b^2 h11.
     let (mut gl, mut g1, mut hll, mut hl1) = ([0.0f32; ROWS], [0.0f32; ROWS], [0.0f32; ROWS], [0.0f32; ROWS]);
@@ -442,14 +453,14 @@ fn refit(
     for l in 0..ROWS {
         let determinant = hll[l] * h11 - hl1[l] * hl1[l];
         // With all codes alike scale and minimum do the same: then the minimum stays.
-        if has_min && determinant > 1e-4 * hll[l] * h11 {
+        if shape.has_min && determinant > 1e-4 * hll[l] * h11 {
             d[l] += (gl[l] * h11 - g1[l] * hl1[l]) / determinant;
             m[l] += (g1[l] * hll[l] - gl[l] * hl1[l]) / determinant;
         } else if hll[l] > 0.0 {
             d[l] += gl[l] / hll[l];
         }
     }
-    let new = Scales::new(&d, &m);
+    let new = Scales::new(shape, &d, &m);
     let (mut a, mut b) = ([0.0f32; ROWS], [0.0f32; ROWS]);
     for l in 0..ROWS {
         let (da, db) = (new.d[l] - scales.d[l], new.m[l] - scales.m[l]);
@@ -567,7 +578,7 @@ impl<'a, L: Levels> InOrder<'a, L> {
 
     /// The best of the candidates, row by row.
     #[inline(always)]
-    fn best_scales(&self, has_min: bool, n_shrinks: usize) -> Scales {
+    fn best_scales(&self, shape: Shape, n_shrinks: usize) -> Scales {
         let (low, high) = (self.grid.low(), self.grid.high());
         let (mut min, mut max) = ([f32::INFINITY; ROWS], [f32::NEG_INFINITY; ROWS]);
         for target in self.targets {
@@ -585,7 +596,7 @@ impl<'a, L: Levels> InOrder<'a, L> {
             for turn in 0..2 {
                 let (mut d, mut m) = ([0.0; ROWS], [0.0; ROWS]);
                 for l in 0..ROWS {
-                    if has_min {
+                    if shape.has_min {
                         // Around the middle of the range, or from its lower end, where the weights may lie denser.
                         d[l] = (max[l] - min[l]) / (high - low) * shrink;
                         m[l] = if turn == 0 { (max[l] + min[l] - d[l] * (high + low)) * 0.5 } else { min[l] };
@@ -595,7 +606,7 @@ impl<'a, L: Levels> InOrder<'a, L> {
                         d[l] = extreme / if turn == 0 { low } else { high } * shrink;
                     }
                 }
-                let scales = Scales::new(&d, &m);
+                let scales = Scales::new(shape, &d, &m);
                 let (_, loss) = self.round(&scales);
                 for l in 0..ROWS {
                     if loss[l] < best_loss[l] {
@@ -699,7 +710,7 @@ mod tests {
         let n_cols = 96;
         let (h, factor) = (hessian(n_cols), factor(n_cols));
         let weights = weights(40, n_cols);
-        for dtype in [DType::Q4_0, DType::Q5_1, DType::IQ4_NL] {
+        for dtype in [DType::Q4_0, DType::Q5_1, DType::IQ4_NL, DType::EW3] {
             let effort = Effort { n_sweeps: 0, ..Effort::default() };
             let rounded = round(&mut Pool::new(2), Isa::best(), dtype, &weights, &factor, effort);
             let values = values(dtype, &rounded, weights.len());
@@ -715,12 +726,8 @@ mod tests {
                 let grid = |col: usize, w: f64| -> f64 {
                     let block = &blocks[col / BLOCK];
                     let (d, m) = (f64::from(f16::from_bits(block.d)), f64::from(f16::from_bits(block.m)));
-                    let levels: Vec<f64> = if shape.is_table {
-                        IQ4_VALUES.iter().map(|v| f64::from(*v)).collect()
-                    } else {
-                        (0..1 << shape.bits).map(|code| f64::from(code - shape.zero)).collect()
-                    };
-                    let values = levels.iter().map(|level| d * level + m);
+                    let values =
+                        (0..1u16 << shape.bits).map(|code| d * f64::from(shape.level(code as u8)) + m);
                     values.min_by(|a, b| (a - w).abs().total_cmp(&(b - w).abs())).unwrap()
                 };
                 let expected: Vec<f32> = gptq_ref(row, &h, n_cols, grid).iter().map(|q| *q as f32).collect();
@@ -765,7 +772,7 @@ mod tests {
     fn instruction_sets_and_threads_agree() {
         let (n_rows, n_cols) = (33, 64);
         let (factor, weights) = (factor(n_cols), weights(n_rows, n_cols));
-        for dtype in [DType::Q4_1, DType::IQ4_NL] {
+        for dtype in [DType::Q4_1, DType::IQ4_NL, DType::EW5] {
             let results: Vec<Vec<u8>> = Isa::available()
                 .into_iter()
                 .flat_map(|isa| [1, 3].map(|n_threads| (isa, n_threads)))

@@ -26,9 +26,21 @@ use crate::knapsack::{self, Item};
 use crate::rounding::{self, Effort};
 
 /// The types that a matrix may become.
-pub const TYPES: [DType; 5] = [DType::IQ4_NL, DType::Q4_1, DType::Q5_0, DType::Q5_1, DType::Q8_0];
-/// The type whose effect on predictions is measured: the smallest, whose effect is the clearest.
-const ANCHOR: DType = TYPES[0];
+pub const TYPES: [DType; 10] = [
+    DType::EW2,
+    DType::EW3,
+    DType::EW4,
+    DType::EW5,
+    DType::EW6,
+    DType::IQ4_NL,
+    DType::Q4_1,
+    DType::Q5_0,
+    DType::Q5_1,
+    DType::Q8_0,
+];
+/// The type whose effect on predictions is measured, among the first of [`TYPES`]: coarse enough for the effect to be
+/// clear, fine enough for it to grow with the square of the error.
+const ANCHOR: DType = DType::EW3;
 /// Rows of a matrix on which types are compared.
 const SAMPLE_ROWS: usize = 64;
 /// Windows whose predictions are watched.
@@ -65,6 +77,18 @@ pub struct Solution {
     pub assignment: Assignment,
     /// What each choice was measured to cost, by the tensors' names.
     pub losses: BTreeMap<String, f64>,
+}
+
+/// The same without the types that other programs do not know.
+pub fn compatible(measured: Vec<Measured>) -> Vec<Measured> {
+    let is_known = |choice: &Choice| !dtype_of(&choice.dtype).is_some_and(DType::is_own);
+    measured
+        .into_iter()
+        .map(|Measured { tensor, choices }| Measured {
+            tensor,
+            choices: choices.into_iter().filter(is_known).collect(),
+        })
+        .collect()
 }
 
 /// Every matrix in its smallest type.
@@ -225,7 +249,7 @@ impl Compressor<'_> {
         let error =
             |dtype| rounding::round(engine.pool(), Isa::best(), dtype, &sample, factor, Effort::QUICK).loss;
         let errors = TYPES.map(error);
-        let of_anchor = errors[0];
+        let of_anchor = error(ANCHOR);
 
         let rounded = rounding::round(engine.pool(), Isa::best(), ANCHOR, &weights, factor, Effort::QUICK);
         drop(weights);

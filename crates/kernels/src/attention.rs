@@ -484,35 +484,67 @@ struct ChunkKernel<'a> {
     next_keys: [*const u8; 2],
 }
 
+/// [`ChunkKernel::scores_of`] `R` rows.
+struct Scores<'c, 'a, K, const R: usize> {
+    chunk: &'c mut ChunkKernel<'a>,
+    /// The chunk's two pages.
+    sources: [K; 2],
+    first: usize,
+    row: usize,
+}
+
+impl<K: KvSource, const R: usize> Kernel for Scores<'_, '_, K, R> {
+    type Output = usize;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> usize {
+        // SAFETY: the chunk's run vouches for the sources and the rows.
+        unsafe { self.chunk.scores_of::<S, K, R>(s, self.sources, self.first, self.row) }
+    }
+}
+
+/// [`ChunkKernel::weights_and_values`] of `R` rows.
+struct Values<'c, 'a, K, const R: usize> {
+    chunk: &'c mut ChunkKernel<'a>,
+    /// The chunk's two pages.
+    sources: [K; 2],
+    row: usize,
+}
+
+impl<K: KvSource, const R: usize> Kernel for Values<'_, '_, K, R> {
+    type Output = usize;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> usize {
+        // SAFETY: the chunk's run vouches for the sources and the rows.
+        unsafe { self.chunk.weights_and_values::<S, K, R>(s, self.sources, self.row) }
+    }
+}
+
 impl ChunkKernel<'_> {
     /// # Safety
     /// `sources` are the chunk's two pages, with `n_pos` positions.
     #[inline(always)]
     unsafe fn run<S: Simd, K: KvSource>(&mut self, s: S, sources: [K; 2]) {
-        // SAFETY: the caller's; blocks and positions are below `n_pos`, rounded up to a block.
-        unsafe {
-            for first in (0..self.n_pos).step_by(S::SCORE_BLOCKS * LANES) {
-                let mut row = 0;
-                while row < self.n_rows {
-                    row += match self.n_rows - row {
-                        6.. => self.scores_of::<S, K, 6>(s, sources, first, row),
-                        4.. => self.scores_of::<S, K, 4>(s, sources, first, row),
-                        3 => self.scores_of::<S, K, 3>(s, sources, first, row),
-                        2 => self.scores_of::<S, K, 2>(s, sources, first, row),
-                        _ => self.scores_of::<S, K, 1>(s, sources, first, row),
-                    };
-                }
-            }
+        for first in (0..self.n_pos).step_by(S::SCORE_BLOCKS * LANES) {
             let mut row = 0;
             while row < self.n_rows {
                 row += match self.n_rows - row {
-                    6.. => self.weights_and_values::<S, K, 6>(s, sources, row),
-                    4.. => self.weights_and_values::<S, K, 4>(s, sources, row),
-                    3 => self.weights_and_values::<S, K, 3>(s, sources, row),
-                    2 => self.weights_and_values::<S, K, 2>(s, sources, row),
-                    _ => self.weights_and_values::<S, K, 1>(s, sources, row),
+                    6.. => s.call(Scores::<K, 6> { chunk: self, sources, first, row }),
+                    4.. => s.call(Scores::<K, 4> { chunk: self, sources, first, row }),
+                    3 => s.call(Scores::<K, 3> { chunk: self, sources, first, row }),
+                    2 => s.call(Scores::<K, 2> { chunk: self, sources, first, row }),
+                    _ => s.call(Scores::<K, 1> { chunk: self, sources, first, row }),
                 };
             }
+        }
+        let mut row = 0;
+        while row < self.n_rows {
+            row += match self.n_rows - row {
+                6.. => s.call(Values::<K, 6> { chunk: self, sources, row }),
+                4.. => s.call(Values::<K, 4> { chunk: self, sources, row }),
+                3 => s.call(Values::<K, 3> { chunk: self, sources, row }),
+                2 => s.call(Values::<K, 2> { chunk: self, sources, row }),
+                _ => s.call(Values::<K, 1> { chunk: self, sources, row }),
+            };
         }
     }
 
@@ -552,9 +584,9 @@ impl ChunkKernel<'_> {
             while at < end {
                 let n_blocks = (end - at) / LANES;
                 at += LANES
-                    * if S::SCORE_BLOCKS >= 4 && n_blocks >= 4 {
+                    * if const { S::SCORE_BLOCKS >= 4 } && n_blocks >= 4 {
                         self.scores_tile::<S, K, 4, R>(s, sources, at, row)
-                    } else if S::SCORE_BLOCKS >= 2 && n_blocks >= 2 {
+                    } else if const { S::SCORE_BLOCKS >= 2 } && n_blocks >= 2 {
                         self.scores_tile::<S, K, 2, R>(s, sources, at, row)
                     } else {
                         self.scores_tile::<S, K, 1, R>(s, sources, at, row)
@@ -637,9 +669,9 @@ impl ChunkKernel<'_> {
         // SAFETY: the caller's.
         unsafe {
             while part < n_parts {
-                part += if S::SCORE_BLOCKS >= 4 && n_parts - part >= 4 {
+                part += if const { S::SCORE_BLOCKS >= 4 } && n_parts - part >= 4 {
                     self.values_tile::<S, K, 4, R>(s, sources, seen.clone(), part, row)
-                } else if S::SCORE_BLOCKS >= 2 && n_parts - part >= 2 {
+                } else if const { S::SCORE_BLOCKS >= 2 } && n_parts - part >= 2 {
                     self.values_tile::<S, K, 2, R>(s, sources, seen.clone(), part, row)
                 } else {
                     self.values_tile::<S, K, 1, R>(s, sources, seen.clone(), part, row)

@@ -1,8 +1,23 @@
 //! What the bytes of a quantised block mean.
 //!
-//! Layouts are ggml's (`ggml-common.h`: `block_q4_0` ... `block_iq4_xs`; `dequantize_row_*` in `ggml-quants.c`).
-//! All twelve come down to one form, [`Block`]: unsigned codes, a scale, perhaps a minimum, perhaps a second level
-//! of scales over sub-blocks. Dequantising and repacking both start from it, so that each layout is told once.
+//! Layouts are ggml's (`ggml-common.h`: `block_q4_0` ... `block_iq4_xs`; `dequantize_row_*` in `ggml-quants.c`), and
+//! for the EW types our own. All come down to one form, [`Block`]: unsigned codes, a scale, perhaps a minimum, perhaps a
+//! second level of scales over sub-blocks. Dequantising and repacking both start from it, so that each layout is told
+//! once.
+//!
+//! # The EW types
+//! A block is 32 weights, since rows of small models are rarely whole multiples of more. A half-float scale for so few
+//! costs half a bit for each weight, and its eleven bits of precision buy nothing: the error of rounding is flat around
+//! the best scale. Eight bits (E4M3 of "OCP 8-bit Floating Point Specification", Open Compute Project 2023: sign, four
+//! bits of exponent, three of mantissa; here times 2^-12, so that levels up to 127 reach weights up to 14) cost a
+//! quarter. Levels are uneven, denser in the middle: they minimise the squared error of normally distributed weights
+//! under the best scale of each block (Lloyd's iteration, scale and levels in turn). They are lopsided, and the scale
+//! has a sign: the block's largest magnitude goes to the far end, whichever its sign.
+//!
+//! Bytes: the scale; then, where a code has four bits or more, sixteen of their low halves (of weights 0..16, and in the
+//! upper halves of 16..32), else eight of their low quarters (word `i` of two holds weights `4 i + 8 j ..+4` in bits
+//! `2 j ..+2` of its bytes); then what is left of a code: quarters of six-bit codes likewise, or 32 bits, one of each
+//! weight.
 
 use half::{bf16, f16};
 
@@ -10,6 +25,18 @@ use crate::dtype::DType;
 
 /// The sixteen values of the IQ4 types, ascending.
 pub const IQ4_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+/// The values of EW2, ascending.
+pub const EW2_VALUES: [i8; 4] = [-127, -44, 18, 90];
+/// The values of EW3, ascending.
+pub const EW3_VALUES: [i8; 8] = [-127, -76, -44, -18, 8, 34, 64, 106];
+/// The values of EW4, ascending.
+pub const EW4_VALUES: [i8; 16] = [-127, -93, -73, -56, -42, -29, -17, -6, 5, 17, 29, 41, 55, 71, 89, 112];
+/// The values of EW5, ascending.
+pub const EW5_VALUES: [i8; 32] = [
+    -127, -106, -89, -78, -69, -62, -55, -48, -42, -36, -31, -25, -20, -14, -9, -4, 2, 7, 13, 19, 25, 31, 37,
+    43, 50, 56, 64, 72, 81, 90, 101, 113,
+];
 
 /// Sub-blocks of 32 weights in the longest block.
 const MAX_SUB_BLOCKS: usize = 8;
@@ -21,7 +48,7 @@ const MAX_SUB_BLOCKS: usize = 8;
 /// - types with a second level: `d * scales[j] * (code - zero) - m * mins[j]`, where `j` counts the scale groups
 ///   of 16 or 32 weights within the block,
 ///
-/// with `code` the `i % 4`th byte of `codes[s][i / 4]`; for the IQ4 types [`IQ4_VALUES`]`[code]` stands for
+/// with `code` the `i % 4`th byte of `codes[s][i / 4]`; [`Shape::table`]`[code]`, if there is one, stands for
 /// `code - zero`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {
@@ -44,12 +71,14 @@ pub struct Shape {
     pub bits: u32,
     /// Subtracted from a code: 0, or a power of two.
     pub zero: i32,
-    /// Codes index [`IQ4_VALUES`].
-    pub is_table: bool,
+    /// What codes stand for, ascending; empty where they stand for themselves.
+    pub table: &'static [i8],
     /// There are minima.
     pub has_min: bool,
     /// Weights per second-level scale; 0 where there is only one level.
     pub group_len: usize,
+    /// Bits of a first-level scale: 16, a half float, or 8, an EW type's.
+    pub scale_bits: u32,
 }
 
 /// The shape of a quantised type.
@@ -57,24 +86,95 @@ pub struct Shape {
 /// # Panics
 /// For a plain float type.
 pub const fn shape(dtype: DType) -> Shape {
-    const fn new(bits: u32, zero: i32, is_table: bool, has_min: bool, group_len: usize) -> Shape {
-        Shape { bits, zero, is_table, has_min, group_len }
+    const fn new(bits: u32, zero: i32, has_min: bool, group_len: usize) -> Shape {
+        Shape { bits, zero, table: &[], has_min, group_len, scale_bits: 16 }
+    }
+    const fn of_table(bits: u32, table: &'static [i8], group_len: usize) -> Shape {
+        Shape { table, ..new(bits, 128, false, group_len) }
+    }
+    const fn own(shape: Shape) -> Shape {
+        Shape { scale_bits: 8, ..shape }
     }
     match dtype {
-        DType::Q4_0 => new(4, 8, false, false, 0),
-        DType::Q4_1 => new(4, 0, false, true, 0),
-        DType::Q5_0 => new(5, 16, false, false, 0),
-        DType::Q5_1 => new(5, 0, false, true, 0),
-        DType::Q8_0 => new(8, 128, false, false, 0),
-        DType::Q2_K => new(2, 0, false, true, 16),
-        DType::Q3_K => new(3, 4, false, false, 16),
-        DType::Q4_K => new(4, 0, false, true, 32),
-        DType::Q5_K => new(5, 0, false, true, 32),
-        DType::Q6_K => new(6, 32, false, false, 16),
-        DType::IQ4_NL => new(4, 128, true, false, 0),
-        DType::IQ4_XS => new(4, 128, true, false, 32),
+        DType::Q4_0 => new(4, 8, false, 0),
+        DType::Q4_1 => new(4, 0, true, 0),
+        DType::Q5_0 => new(5, 16, false, 0),
+        DType::Q5_1 => new(5, 0, true, 0),
+        DType::Q8_0 => new(8, 128, false, 0),
+        DType::Q2_K => new(2, 0, true, 16),
+        DType::Q3_K => new(3, 4, false, 16),
+        DType::Q4_K => new(4, 0, true, 32),
+        DType::Q5_K => new(5, 0, true, 32),
+        DType::Q6_K => new(6, 32, false, 16),
+        DType::IQ4_NL => of_table(4, &IQ4_VALUES, 0),
+        DType::IQ4_XS => of_table(4, &IQ4_VALUES, 32),
+        DType::EW2 => own(of_table(2, &EW2_VALUES, 0)),
+        DType::EW3 => own(of_table(3, &EW3_VALUES, 0)),
+        DType::EW4 => own(of_table(4, &EW4_VALUES, 0)),
+        DType::EW5 => own(of_table(5, &EW5_VALUES, 0)),
+        DType::EW6 => own(new(6, 32, false, 0)),
         DType::F32 | DType::F16 | DType::BF16 => panic!("a float type has no blocks"),
     }
+}
+
+impl Shape {
+    /// What a code stands for, before scale and minimum.
+    #[inline(always)]
+    pub fn level(self, code: u8) -> f32 {
+        match self.table.is_empty() {
+            true => (i32::from(code) - self.zero) as f32,
+            false => f32::from(self.table[usize::from(code)]),
+        }
+    }
+
+    /// The first-level scale that is nearest to `d`, of those that a block can hold.
+    #[inline(always)]
+    pub fn nearest_scale(self, d: f32) -> f32 {
+        match self.scale_bits {
+            8 => nearest_e4m3_scale(d),
+            _ => f16::from_f32(d.clamp(-65_504.0, 65_504.0)).to_f32(),
+        }
+    }
+
+    /// The code of a level that [`Shape::level`] gives; `None` of any other.
+    pub fn code(self, level: f32) -> Option<u8> {
+        (0..1u16 << self.bits).map(|code| code as u8).find(|code| self.level(*code) == level)
+    }
+}
+
+/// 2^-12 times a number of eight bits (E4M3), in half precision: exact.
+const fn e4m3_to_half(bits: u8) -> u16 {
+    let (sign, exponent, mantissa) = ((bits as u16 >> 7) << 15, bits as u16 >> 3 & 15, bits as u16 & 7);
+    match (exponent, mantissa) {
+        (15, 7) => sign | 0x7e00,
+        // The exponent's bias is 7 there and 15 here: normal numbers of E4M3 times 2^-12 have half precision's exponent
+        // `exponent - 4`, and below 1 are subnormal there: multiples of 2^-24.
+        (0, _) => sign | mantissa << 3,
+        (1..=4, _) => sign | (8 | mantissa) << (exponent + 2),
+        _ => sign | (exponent - 4) << 10 | mantissa << 7,
+    }
+}
+
+/// The scale of an EW block that is nearest to `d`.
+fn nearest_e4m3_scale(d: f32) -> f32 {
+    let largest = f16::from_bits(e4m3_to_half(0x7e)).to_f32();
+    let magnitude = d.abs().min(largest);
+    // Steps are an eighth of the power of two below, and of 2^-6 times 2^-12 at least.
+    let exponent = (magnitude.to_bits() >> 23).max(127 - 6 - 12);
+    let step = f32::from_bits((exponent - 3) << 23);
+    ((magnitude / step).round_ties_even() * step).copysign(d)
+}
+
+/// The inverse of [`e4m3_to_half`]; bits that E4M3 has no room for are lost.
+fn half_to_e4m3(d: u16) -> u8 {
+    let value = f16::from_bits(d & 0x7fff).to_f32() * 4096.0;
+    let exponent = (value.to_bits() >> 23).saturating_sub(127 - 7);
+    let magnitude = match exponent {
+        0 => (value * 512.0) as u8,
+        16.. => 0x7f,
+        _ => (exponent << 3 | value.to_bits() >> 20 & 7) as u8,
+    };
+    (d >> 8) as u8 & 0x80 | magnitude
 }
 
 const LOW_4: u32 = 0x0f0f_0f0f;
@@ -110,6 +210,19 @@ fn unpack_scales_mins(packed: &[u8], scales: &mut [i8; 16], mins: &mut [u8; 16])
         mins[i] = packed[i + 4] & 63;
         scales[i + 4] = (packed[i + 8] & 15 | packed[i] >> 6 << 4) as i8;
         mins[i + 4] = packed[i + 8] >> 4 | packed[i + 4] >> 6 << 4;
+    }
+}
+
+/// 8 bytes: two bits of 32 codes.
+#[inline(always)]
+fn split_quarters(qs: &[u8]) -> [u32; 8] {
+    std::array::from_fn(|i| word(qs, i % 2) >> (2 * (i / 2)) & LOW_2)
+}
+
+/// Inverse of [`split_quarters`].
+fn join_quarters(codes: &[u32; 8], qs: &mut [u8]) {
+    for (i, word) in codes.iter().enumerate() {
+        or_word(qs, i % 2, (word & LOW_2) << (2 * (i / 2)));
     }
 }
 
@@ -265,6 +378,20 @@ impl Block {
                 }
                 out[2..4].copy_from_slice(&high.to_le_bytes());
             }
+            DType::EW2 | DType::EW3 | DType::EW4 | DType::EW5 | DType::EW6 => {
+                let codes = &self.codes[0];
+                out[0] = half_to_e4m3(self.d);
+                match shape(dtype).bits {
+                    2 | 3 => join_quarters(codes, &mut out[1..9]),
+                    _ => join_nibbles(codes, &mut out[1..17]),
+                }
+                match dtype {
+                    DType::EW3 => out[9..].copy_from_slice(&gather_bits(codes, 2).to_le_bytes()),
+                    DType::EW5 => out[17..].copy_from_slice(&gather_bits(codes, 4).to_le_bytes()),
+                    DType::EW6 => join_quarters(&codes.map(|word| word >> 4), &mut out[17..]),
+                    _ => {}
+                }
+            }
             DType::F32 | DType::F16 | DType::BF16 => panic!("a float type has no blocks"),
         }
     }
@@ -362,6 +489,26 @@ impl Block {
                     b.codes[s] = split_nibbles(&bytes[8 + 16 * s..]);
                 }
             }
+            DType::EW2 | DType::EW3 | DType::EW4 | DType::EW5 | DType::EW6 => {
+                b.d = e4m3_to_half(bytes[0]);
+                b.codes[0] = match shape(dtype).bits {
+                    2 | 3 => split_quarters(&bytes[1..]),
+                    _ => split_nibbles(&bytes[1..]),
+                };
+                if let DType::EW3 | DType::EW5 = dtype {
+                    let (at, shift) = if dtype == DType::EW3 { (9, 2) } else { (17, 4) };
+                    let bits = word(&bytes[at..], 0);
+                    for i in 0..8 {
+                        b.codes[0][i] |= spread_bits(bits >> (4 * i)) << shift;
+                    }
+                }
+                if dtype == DType::EW6 {
+                    let high = split_quarters(&bytes[17..]);
+                    for i in 0..8 {
+                        b.codes[0][i] |= high[i] << 4;
+                    }
+                }
+            }
             DType::F32 | DType::F16 | DType::BF16 => unreachable!("a float type has no blocks"),
         }
         b
@@ -400,7 +547,7 @@ pub fn dequantize(dtype: DType, src: &[u8], dst: &mut [f32]) {
 }
 
 /// The distance from each weight of a row, or several, to the next value that its block could hold: its local
-/// quantisation step. Zero for plain floats. For the uneven values of the IQ4 types, the mean of both distances.
+/// quantisation step. Zero for plain floats. For uneven values, the mean of both distances.
 ///
 /// # Panics
 /// As [`dequantize`].
@@ -416,16 +563,15 @@ pub fn steps(dtype: DType, src: &[u8], dst: &mut [f32]) {
         let d = f16::from_bits(block.d).to_f32();
         for (i, step) in out.iter_mut().enumerate() {
             let scale = i.checked_div(shape.group_len).map_or(1.0, |j| f32::from(block.scales[j]));
-            *step = (d * scale * if shape.is_table { table_step(block.code(i)) } else { 1.0 }).abs();
+            *step = (d * scale * level_step(shape, block.code(i))).abs();
         }
     }
 }
 
-/// Mean distance of a table's value to its neighbours.
-fn table_step(code: u8) -> f32 {
-    let at = usize::from(code);
-    let (low, high) = (at.saturating_sub(1), (at + 1).min(IQ4_VALUES.len() - 1));
-    f32::from(i16::from(IQ4_VALUES[high]) - i16::from(IQ4_VALUES[low])) / (high - low) as f32
+/// Mean distance of a code's level to its neighbours.
+fn level_step(shape: Shape, code: u8) -> f32 {
+    let (low, high) = (code.saturating_sub(1), code.saturating_add(1).min(((1u16 << shape.bits) - 1) as u8));
+    (shape.level(high) - shape.level(low)) / f32::from(high - low)
 }
 
 fn dequantize_block(dtype: DType, bytes: &[u8], dst: &mut [f32]) {
@@ -434,12 +580,7 @@ fn dequantize_block(dtype: DType, bytes: &[u8], dst: &mut [f32]) {
     let d = f16::from_bits(block.d).to_f32();
     let m = f16::from_bits(block.m).to_f32();
     for (i, w) in dst.iter_mut().enumerate() {
-        let code = block.code(i);
-        let value = if shape.is_table {
-            f32::from(IQ4_VALUES[usize::from(code)])
-        } else {
-            (i32::from(code) - shape.zero) as f32
-        };
+        let value = shape.level(block.code(i));
         *w = match i.checked_div(shape.group_len) {
             None => d * value + m,
             Some(j) => d * f32::from(block.scales[j]) * value - m * f32::from(block.mins[j]),

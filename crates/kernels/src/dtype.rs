@@ -1,8 +1,9 @@
 //! Element types of weights: plain floats and ggml's quantised blocks.
 //!
 //! A quantised type stores `block_len` consecutive weights of one row in `block_bytes` bytes; rows are a whole
-//! number of blocks. Names and byte layouts are ggml's (`ggml-common.h`, `ggml-quants.c`); the numeric type ids of
-//! the GGUF format are not known here but in `model`.
+//! number of blocks. Names and byte layouts are ggml's (`ggml-common.h`, `ggml-quants.c`), but for the EW types, which
+//! are Edgeward's own ([`crate::block`] tells their layout and why they are there); the numeric type ids of the GGUF
+//! format are not known here but in `model`.
 
 /// Element type of a weight tensor.
 #[allow(non_camel_case_types)]
@@ -38,11 +39,21 @@ pub enum DType {
     IQ4_NL,
     /// 4 bits into the same table, 8 sub-blocks of 32 with 6-bit scales.
     IQ4_XS,
+    /// 2 bits into a table of 4 values, one 8-bit scale per 32: 2.25 bits in all.
+    EW2,
+    /// 3 bits into a table of 8 values, one 8-bit scale per 32: 3.25 bits in all.
+    EW3,
+    /// 4 bits into a table of 16 values, one 8-bit scale per 32: 4.25 bits in all.
+    EW4,
+    /// 5 bits into a table of 32 values, one 8-bit scale per 32: 5.25 bits in all.
+    EW5,
+    /// 6 bits, one 8-bit scale per 32: w = d * (q - 32), 6.25 bits in all.
+    EW6,
 }
 
 impl DType {
     /// Every type that is read, written and computed on.
-    pub const ALL: [DType; 15] = [
+    pub const ALL: [DType; 20] = [
         DType::F32,
         DType::F16,
         DType::BF16,
@@ -58,9 +69,14 @@ impl DType {
         DType::Q6_K,
         DType::IQ4_NL,
         DType::IQ4_XS,
+        DType::EW2,
+        DType::EW3,
+        DType::EW4,
+        DType::EW5,
+        DType::EW6,
     ];
 
-    /// The name that ggml gives this type.
+    /// The name that ggml gives this type, and we those of our own.
     pub const fn name(self) -> &'static str {
         match self {
             DType::F32 => "F32",
@@ -78,6 +94,11 @@ impl DType {
             DType::Q6_K => "Q6_K",
             DType::IQ4_NL => "IQ4_NL",
             DType::IQ4_XS => "IQ4_XS",
+            DType::EW2 => "EW2",
+            DType::EW3 => "EW3",
+            DType::EW4 => "EW4",
+            DType::EW5 => "EW5",
+            DType::EW6 => "EW6",
         }
     }
 
@@ -86,6 +107,7 @@ impl DType {
         match self {
             DType::F32 | DType::F16 | DType::BF16 => 1,
             DType::Q4_0 | DType::Q4_1 | DType::Q5_0 | DType::Q5_1 | DType::Q8_0 | DType::IQ4_NL => 32,
+            DType::EW2 | DType::EW3 | DType::EW4 | DType::EW5 | DType::EW6 => 32,
             DType::Q2_K | DType::Q3_K | DType::Q4_K | DType::Q5_K | DType::Q6_K | DType::IQ4_XS => 256,
         }
     }
@@ -106,6 +128,11 @@ impl DType {
             DType::Q5_K => 2 + 2 + 12 + 32 + 128,
             DType::Q6_K => 128 + 64 + 16 + 2,
             DType::IQ4_XS => 2 + 2 + 4 + 128,
+            DType::EW2 => 1 + 8,
+            DType::EW3 => 1 + 8 + 4,
+            DType::EW4 => 1 + 16,
+            DType::EW5 => 1 + 16 + 4,
+            DType::EW6 => 1 + 16 + 8,
         }
     }
 
@@ -115,6 +142,11 @@ impl DType {
             return None;
         }
         (n_cols / self.block_len()).checked_mul(self.block_bytes())
+    }
+
+    /// Whether the type is Edgeward's own, unknown to other programs that read GGUF files.
+    pub const fn is_own(self) -> bool {
+        matches!(self, DType::EW2 | DType::EW3 | DType::EW4 | DType::EW5 | DType::EW6)
     }
 
     /// Whether weights are stored in quantised blocks (as opposed to plain floats).

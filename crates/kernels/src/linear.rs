@@ -13,6 +13,7 @@
 //! So a token's result does not depend on which others are computed with it, and every instruction set gives the
 //! same bits.
 
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,7 +22,9 @@ use crate::acts::{Acts, ActsWriter, BLOCK, Form, Meta, PANEL};
 use crate::dtype::DType;
 use crate::isa::{Isa, Kernel, LANES, Simd, unroll};
 use crate::math;
-use crate::packed::{BLOCK_COLS, Format, PackedMatrix, Scales, formats, load_codes, load_scales};
+use crate::packed::{
+    BLOCK_COLS, Format, PackedMatrix, Scales, formats, load_codes, load_scales, with_quantized_types,
+};
 use crate::pool::Pool;
 
 /// Up to this many tokens, work on single rows stays on the calling thread: handing it out would cost more.
@@ -237,7 +240,7 @@ pub(crate) struct Rows<'a> {
     ptr: *mut f32,
     len: usize,
     n_cols: usize,
-    _borrow: std::marker::PhantomData<&'a mut [f32]>,
+    _borrow: PhantomData<&'a mut [f32]>,
 }
 
 // SAFETY: parts that overlap are not written at once, as `row_mut` demands.
@@ -245,7 +248,7 @@ unsafe impl Sync for Rows<'_> {}
 
 impl<'a> Rows<'a> {
     pub fn new(data: &'a mut [f32], n_cols: usize) -> Rows<'a> {
-        Rows { ptr: data.as_mut_ptr(), len: data.len(), n_cols, _borrow: std::marker::PhantomData }
+        Rows { ptr: data.as_mut_ptr(), len: data.len(), n_cols, _borrow: PhantomData }
     }
 
     /// Columns `from..from + len` of a row.
@@ -487,7 +490,7 @@ impl Products {
                         }
                     };
                 }
-                each!(Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS)
+                with_quantized_types!(each)
             }
         }
     }
@@ -508,7 +511,7 @@ struct PackedTiles<'a, F: Format> {
     tokens: Range<usize>,
     /// Every element is written.
     out: &'a mut [MaybeUninit<[f32; LANES]>],
-    format: std::marker::PhantomData<F>,
+    format: PhantomData<F>,
 }
 
 impl<F: Format> Kernel for PackedTiles<'_, F> {
@@ -545,10 +548,9 @@ impl<F: Format> PackedTiles<'_, F> {
             // As many tokens at once as fit into registers, then the rest by halves.
             macro_rules! take {
                 ($n:literal) => {
-                    while S::MAX_TOKENS >= $n && out.len() >= $n {
+                    while const { S::MAX_TOKENS >= $n } && out.len() >= $n {
                         let (now, later) = out.split_at_mut($n);
-                        // SAFETY: the tile has `n_blocks` blocks, and the panel at least `$n` tokens from here.
-                        unsafe { panel.multiply::<S, F, W, $n>(s, now) };
+                        s.call(Multiply::<F, W, $n> { part: &panel, out: now, format: PhantomData });
                         out = later;
                         // SAFETY: not beyond the panel's end.
                         unsafe { panel.skip::<W>($n) };
@@ -586,7 +588,7 @@ impl<F: Format> PackedTiles<'_, F> {
                     let y = [s.load(out)];
                     let [mut y] =
                         dot_block::<S, F, 1, 1>(s, codes, &scales.d, peak.codes.as_ptr(), &[peak.meta], y);
-                    if F::SHAPE.has_min {
+                    if const { F::SHAPE.has_min } {
                         y = add_minima::<S, F>(s, &scales.m, &peak.meta, y);
                     }
                     s.store(out, y);
@@ -611,6 +613,23 @@ unsafe fn load_block<S: Simd, F: Format>(
     unsafe {
         let planes = tile.add(F::LAYOUT.scale_bytes(n_blocks) + block * F::LAYOUT.plane_bytes);
         (load_codes::<S, F>(s, planes), load_scales::<S, F>(s, tile, block))
+    }
+}
+
+/// A tile's products with the first `N` tokens of a part of a panel, which has so many; `out` is as long.
+struct Multiply<'a, F, const W: usize, const N: usize> {
+    part: &'a PanelPart,
+    /// Every element is written.
+    out: &'a mut [MaybeUninit<[f32; LANES]>],
+    format: PhantomData<F>,
+}
+
+impl<F: Format, const W: usize, const N: usize> Kernel for Multiply<'_, F, W, N> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // SAFETY: the part's tile is of format `F`, and the panel has at least `N` tokens from there.
+        unsafe { self.part.multiply::<S, F, W, N>(s, self.out) };
     }
 }
 
@@ -648,7 +667,6 @@ impl PanelPart {
         out: &mut [MaybeUninit<[f32; LANES]>],
     ) {
         // Minima are summed within the loop while registers last, in a second one else. Same sums either way.
-        let inline_minima = F::SHAPE.has_min && N <= 4;
         // SAFETY: the caller's; every offset below is of a block below `n_blocks` and a token below `N`.
         unsafe {
             let planes = self.tile.add(F::LAYOUT.scale_bytes(self.n_blocks));
@@ -669,13 +687,13 @@ impl PanelPart {
                 let at = block * self.stride;
                 let metas = &*self.metas.add(at).cast::<[Meta; N]>();
                 y = dot_block::<S, F, W, N>(s, &codes, &scales.d, self.codes.add(at * W * BLOCK), metas, y);
-                if inline_minima {
+                if const { F::SHAPE.has_min && N <= 4 } {
                     unroll!(t in 0..N {
                         z[t] = add_minima::<S, F>(s, &scales.m, &metas[t], z[t]);
                     });
                 }
             }
-            if F::SHAPE.has_min && !inline_minima {
+            if const { F::SHAPE.has_min && N > 4 } {
                 for block in 0..self.n_blocks {
                     let scales = load_scales::<S, F>(s, self.tile, block);
                     unroll!(t in 0..N {
@@ -685,7 +703,7 @@ impl PanelPart {
                 }
             }
             for t in 0..N {
-                let y = if F::SHAPE.has_min { s.add(y[t], z[t]) } else { y[t] };
+                let y = if const { F::SHAPE.has_min } { s.add(y[t], z[t]) } else { y[t] };
                 s.store(out[t].as_mut_ptr().cast(), y);
             }
         }
@@ -707,7 +725,7 @@ unsafe fn dot_block<S: Simd, F: Format, const W: usize, const N: usize>(
 ) -> [S::F; N] {
     // SAFETY: the caller's.
     unsafe {
-        if F::SHAPE.group_len == 16 {
+        if const { F::SHAPE.group_len == 16 } {
             let [a0, a1, a2, a3, b0, b1, b2, b3] = *codes;
             let (mut neg_low, mut neg_high) = ([0; N], [0; N]);
             unroll!(t in 0..N {
@@ -753,7 +771,7 @@ unsafe fn dot_groups<S: Simd, F: Format, const W: usize, const N: usize, const G
     x: *const i8,
     neg_codes: [i32; N],
 ) -> [S::I; N] {
-    let (bits, zero) = match F::SHAPE.is_table || F::SHAPE.bits == 8 {
+    let (bits, zero) = match !F::SHAPE.table.is_empty() || F::SHAPE.bits == 8 {
         true => (8, S::BYTE_ZERO),
         false => (F::SHAPE.bits, F::SHAPE.zero),
     };
@@ -775,7 +793,7 @@ unsafe fn dot_groups<S: Simd, F: Format, const W: usize, const N: usize, const G
     // SAFETY: the caller's.
     unsafe {
         // An activation is its only byte, or 128 * first + second: at most 255 * 127 * 128 * 32 < 2^28 in all.
-        if W == 2 {
+        if const { W == 2 } {
             let first = s.dot([s.splat_i(0); N], codes, bits, bytes);
             unroll!(t in 0..N {
                 acc[t] = s.add_i(acc[t], s.shl_i::<7>(first[t]));
@@ -789,7 +807,7 @@ unsafe fn dot_groups<S: Simd, F: Format, const W: usize, const N: usize, const G
 /// z + m_w * (sum of the activations of a block).
 #[inline(always)]
 fn add_minima<S: Simd, F: Format>(s: S, m: &[S::F; 2], meta: &Meta, z: S::F) -> S::F {
-    if F::SHAPE.group_len == 16 {
+    if const { F::SHAPE.group_len == 16 } {
         let low = meta.d * -meta.neg_codes_low as f32;
         let high = meta.d * (meta.neg_codes_low - meta.neg_codes) as f32;
         s.fma(m[1], s.splat(high), s.fma(m[0], s.splat(low), z))

@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use half::f16;
 
-use crate::block::{Block, IQ4_VALUES, Shape, shape};
+use crate::block::{Block, Shape, shape};
 use crate::dtype::DType;
 use crate::isa::{LANES, Simd};
 use crate::memory::Buffer;
@@ -128,7 +128,7 @@ impl Layout {
 
 /// Whether scale and minimum of a group are two halves of one byte (Q2_K: four bits each).
 const fn shares_byte(shape: Shape) -> bool {
-    shape.bits == 2
+    shape.bits == 2 && shape.group_len == 16
 }
 
 /// A quantised matrix in tiles.
@@ -255,11 +255,7 @@ impl PackedMatrix {
             let words = read_planes(shape, &planes[block * layout.plane_bytes..], lane);
             for (i, w) in dst.iter_mut().enumerate() {
                 let code = words[i / 4].to_le_bytes()[i % 4];
-                let value = if shape.is_table {
-                    f32::from(IQ4_VALUES[usize::from(code)])
-                } else {
-                    (i32::from(code) - shape.zero) as f32
-                };
+                let value = shape.level(code);
                 *w = match i.checked_div(shape.group_len) {
                     None => d * value + m,
                     Some(group) => {
@@ -279,6 +275,14 @@ impl PackedMatrix {
     }
 }
 
+/// Expands the macro `$then` with the names of all quantised types.
+macro_rules! with_quantized_types {
+    ($then:ident) => {
+        $then! { Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS EW2 EW3 EW4 EW5 EW6 }
+    };
+}
+pub(crate) use with_quantized_types;
+
 /// Lays out one row in lane `lane` of `tile`; `None` if a scale is not finite.
 fn pack_row(dtype: DType, src: &[u8], lane: usize, tile: &mut [u8]) -> Option<()> {
     // One copy of the loop for each type, so that the type is a constant in it: loading a model is mostly this.
@@ -290,7 +294,7 @@ fn pack_row(dtype: DType, src: &[u8], lane: usize, tile: &mut [u8]) -> Option<()
             }
         };
     }
-    each!(Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS)
+    with_quantized_types!(each)
 }
 
 #[inline(always)]
@@ -410,6 +414,16 @@ fn read_planes(shape: Shape, planes: &[u8], lane: usize) -> [u32; 8] {
 pub(crate) trait Format {
     const SHAPE: Shape;
     const LAYOUT: Layout = Layout::of(Self::SHAPE);
+    /// The levels of the shape's table plus their zero point, sixteen and sixteen.
+    const TABLE: [[u8; 16]; 2] = {
+        let mut table = [[0; 16]; 2];
+        let mut i = 0;
+        while i < Self::SHAPE.table.len() {
+            table[i / 16][i % 16] = (Self::SHAPE.table[i] as i16 + 128) as u8;
+            i += 1;
+        }
+        table
+    };
 }
 
 macro_rules! formats {
@@ -424,7 +438,7 @@ macro_rules! formats {
         })*
     };
 }
-formats!(Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS);
+with_quantized_types!(formats);
 
 /// The codes of one block in registers: element `g` holds columns `4g..4g+4` of all sixteen rows.
 ///
@@ -437,7 +451,7 @@ pub(crate) unsafe fn load_codes<S: Simd, F: Format>(s: S, planes: *const u8) -> 
     unsafe {
         let first = s.load_bytes(planes);
         let mut codes = [first; 8];
-        match F::SHAPE.bits {
+        match const { F::SHAPE.bits } {
             8 => {
                 for g in 1..8 {
                     codes[g] = s.load_bytes(planes.add(64 * g));
@@ -452,34 +466,29 @@ pub(crate) unsafe fn load_codes<S: Simd, F: Format>(s: S, planes: *const u8) -> 
             }
             _ => codes = load_quarters(s, planes),
         }
-        if F::SHAPE.bits == 6 {
+        if const { F::SHAPE.bits == 6 } {
             let high = load_quarters(s, planes.add(256));
             for g in 0..8 {
                 codes[g] = s.add_shl4(codes[g], high[g]);
             }
         }
         for g in 0..8 {
-            if F::SHAPE.is_table {
-                codes[g] = s.lookup(codes[g], &IQ4_TABLE);
-            }
-            if let Some((at, shift)) = bit_plane(F::SHAPE) {
-                codes[g] = s.add_where(codes[g], planes.add(at + 8 * g), 1 << shift);
-            }
+            codes[g] = match const { (bit_plane(F::SHAPE), F::SHAPE.table.len()) } {
+                (None, 0) => codes[g],
+                (Some((at, shift)), 0) => s.add_where(codes[g], planes.add(at + 8 * g), 1 << shift),
+                (None, _) => s.lookup(codes[g], &F::TABLE[0]),
+                (Some((at, _)), 32) => {
+                    let low = s.lookup(codes[g], &F::TABLE[0]);
+                    s.lookup_where(low, planes.add(at + 8 * g), codes[g], &F::TABLE[1])
+                }
+                (Some((at, shift)), _) => {
+                    s.lookup(s.add_where(codes[g], planes.add(at + 8 * g), 1 << shift), &F::TABLE[0])
+                }
+            };
         }
         codes
     }
 }
-
-/// [`IQ4_VALUES`] plus their zero point, 128.
-const IQ4_TABLE: [u8; 16] = {
-    let mut table = [0; 16];
-    let mut i = 0;
-    while i < 16 {
-        table[i] = (IQ4_VALUES[i] as i16 + 128) as u8;
-        i += 1;
-    }
-    table
-};
 
 /// # Safety
 /// 128 bytes are readable.

@@ -83,8 +83,17 @@ const fn type_id(dtype: DType) -> u32 {
         DType::IQ4_NL => 20,
         DType::IQ4_XS => 23,
         DType::BF16 => 30,
+        DType::EW2 => OWN_TYPES + 2,
+        DType::EW3 => OWN_TYPES + 3,
+        DType::EW4 => OWN_TYPES + 4,
+        DType::EW5 => OWN_TYPES + 5,
+        DType::EW6 => OWN_TYPES + 6,
     }
 }
+
+/// Where the numbers of Edgeward's own types begin ("EW" in ASCII, shifted up): far from any that ggml gives, so that
+/// other programs say that they do not know the type instead of misreading it.
+const OWN_TYPES: u32 = 0x4557_0000;
 
 /// The element types that ggml knows, or once knew, and we do not.
 const UNSUPPORTED_TYPES: [(u32, &str); 27] = [

@@ -50,7 +50,11 @@ pub struct Args {
     /// share the measurements, and their names get the size: small-92MB.gguf
     #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = parse_size, required_unless_present = "dtype")]
     size: Vec<Size>,
-    /// One type for all matrices
+    /// Only types that llama.cpp and other readers of GGUF files know; without it, the EW types of 2.25 to 6.25 bits,
+    /// which lose less at the same size, are chosen from too
+    #[arg(long, conflicts_with = "dtype")]
+    compatible: bool,
+    /// One type for all matrices. Those called EW are Edgeward's own
     #[arg(long = "type", value_name = "TYPE", value_enum, ignore_case = true, conflicts_with = "size")]
     dtype: Option<TypeArg>,
     /// A text of the kind that the model will read
@@ -86,6 +90,16 @@ pub enum TypeArg {
     Q5_1,
     #[value(name = "Q8_0")]
     Q8_0,
+    #[value(name = "EW2")]
+    EW2,
+    #[value(name = "EW3")]
+    EW3,
+    #[value(name = "EW4")]
+    EW4,
+    #[value(name = "EW5")]
+    EW5,
+    #[value(name = "EW6")]
+    EW6,
 }
 
 impl From<TypeArg> for DType {
@@ -97,6 +111,11 @@ impl From<TypeArg> for DType {
             TypeArg::Q5_0 => DType::Q5_0,
             TypeArg::Q5_1 => DType::Q5_1,
             TypeArg::Q8_0 => DType::Q8_0,
+            TypeArg::EW2 => DType::EW2,
+            TypeArg::EW3 => DType::EW3,
+            TypeArg::EW4 => DType::EW4,
+            TypeArg::EW5 => DType::EW5,
+            TypeArg::EW6 => DType::EW6,
         }
     }
 }
@@ -252,13 +271,15 @@ impl Work<'_> {
                 (vec![target], Vec::new())
             }
             None => {
-                let mut resume = Resume::new("measure", &[self.job.to_owned()])?;
+                let mut resume =
+                    Resume::new("measure", &[self.job.to_owned(), format!("{:?}", search::TYPES)])?;
                 let measured: Vec<Measured> = resume.load().unwrap_or_default();
                 let mut saved = Ok(());
                 let measured = compressor.measure(measured, &mut |measured| {
                     saved = resume.save(&measured);
                 })?;
                 saved?;
+                let measured = if self.args.compatible { search::compatible(measured) } else { measured };
                 self.solve(&compressor, &measured)?
             }
         };
@@ -376,7 +397,10 @@ impl Work<'_> {
         let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let what = match (target.budget_bytes, self.args.dtype) {
             (None, Some(dtype)) => format!("--type {}", DType::from(dtype)),
-            (budget, _) => format!("--size {}", budget.unwrap_or_default()),
+            (budget, _) => {
+                let compatible = if self.args.compatible { " --compatible" } else { "" };
+                format!("--size {}{compatible}", budget.unwrap_or_default())
+            }
         };
         format!(
             "edgeward compress {} {what} --calibration {} --calibration-tokens {} -o {}",

@@ -33,6 +33,7 @@ pub(super) fn has_vnni() -> bool {
 
 /// # Safety
 /// [`is_available`] returned true.
+#[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn run_base<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx2(Base(())))
@@ -40,6 +41,7 @@ pub(super) unsafe fn run_base<K: Kernel>(kernel: K) -> K::Output {
 
 /// # Safety
 /// [`has_vnni`] returned true.
+#[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
 pub(super) unsafe fn run_vnni<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx2(Vnni(())))
@@ -54,6 +56,8 @@ pub(crate) trait Dot: Copy + Send + Sync + 'static {
     const BYTE_ZERO: i32;
     /// Half of [`Simd::dot4_signed`].
     fn dot4_signed(self, acc: __m256i, x: __m256i, w: __m256i) -> __m256i;
+    /// See [`Simd::call`].
+    fn call<K: Kernel>(self, kernel: K) -> K::Output;
     /// [`Simd::dot`], with the low and the high halves of the sums apart.
     ///
     /// # Safety
@@ -140,6 +144,9 @@ impl Base {
 }
 
 impl Dot for Base {
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        unsafe { run_base(kernel) }
+    }
     const BYTE_ZERO: i32 = 0;
 
     #[inline(always)]
@@ -175,6 +182,9 @@ impl Dot for Base {
 pub(crate) struct Vnni(());
 
 impl Dot for Vnni {
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        unsafe { run_vnni(kernel) }
+    }
     const BYTE_ZERO: i32 = 128;
 
     #[inline(always)]
@@ -248,8 +258,9 @@ fn crumbs_half<const N: u32>(a: __m256i) -> __m256i {
     }
 }
 
+/// All bits of byte i where bit i of `mask` is set.
 #[inline(always)]
-fn add_where_half(a: __m256i, mask: i32, x: u8) -> __m256i {
+fn spread_mask(mask: i32) -> __m256i {
     unsafe {
         // Byte j of the mask to the eight bytes it speaks of, then each its own bit.
         let spread = _mm256_shuffle_epi8(
@@ -257,12 +268,20 @@ fn add_where_half(a: __m256i, mask: i32, x: u8) -> __m256i {
             _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303),
         );
         let bits = _mm256_set1_epi64x(0x8040201008040201u64 as i64);
-        let is_set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, bits), bits);
-        _mm256_add_epi8(a, _mm256_and_si256(is_set, _mm256_set1_epi8(x as i8)))
+        _mm256_cmpeq_epi8(_mm256_and_si256(spread, bits), bits)
     }
 }
 
+#[inline(always)]
+fn add_where_half(a: __m256i, mask: i32, x: u8) -> __m256i {
+    unsafe { _mm256_add_epi8(a, _mm256_and_si256(spread_mask(mask), _mm256_set1_epi8(x as i8))) }
+}
+
 impl<D: Dot> Simd for Avx2<D> {
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        self.0.call(kernel)
+    }
+
     const MAX_TOKENS: usize = 4;
     const BYTE_ZERO: i32 = D::BYTE_ZERO;
     const SCORE_BLOCKS: usize = 1;
@@ -496,6 +515,17 @@ impl<D: Dot> Simd for Avx2<D> {
     fn lookup(self, a: I, table: &[u8; 16]) -> I {
         let table = unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())) };
         unsafe { [_mm256_shuffle_epi8(table, a[0]), _mm256_shuffle_epi8(table, a[1])] }
+    }
+    #[inline(always)]
+    unsafe fn lookup_where(self, a: I, mask: *const u8, codes: I, table: &[u8; 16]) -> I {
+        let halves = unsafe { mask.cast::<[i32; 2]>().read_unaligned() };
+        let found = self.lookup(codes, table);
+        unsafe {
+            [
+                _mm256_blendv_epi8(a[0], found[0], spread_mask(halves[0])),
+                _mm256_blendv_epi8(a[1], found[1], spread_mask(halves[1])),
+            ]
+        }
     }
     #[inline(always)]
     unsafe fn dot<const N: usize, const G: usize>(

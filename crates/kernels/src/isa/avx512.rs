@@ -24,12 +24,17 @@ pub(super) fn is_available() -> bool {
 
 /// # Safety
 /// [`is_available`] returned true.
+#[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma,avx2")]
 pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx512(()))
 }
 
 impl Simd for Avx512 {
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        unsafe { run(kernel) }
+    }
+
     const MAX_TOKENS: usize = 8;
     const BYTE_ZERO: i32 = 128;
     const SCORE_BLOCKS: usize = 4;
@@ -201,6 +206,13 @@ impl Simd for Avx512 {
         unsafe {
             let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
             _mm512_shuffle_epi8(table, a)
+        }
+    }
+    #[inline(always)]
+    unsafe fn lookup_where(self, a: __m512i, mask: *const u8, codes: __m512i, table: &[u8; 16]) -> __m512i {
+        unsafe {
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm512_mask_shuffle_epi8(a, mask.cast::<u64>().read_unaligned(), table, codes)
         }
     }
     #[inline(always)]

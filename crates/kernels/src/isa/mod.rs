@@ -21,13 +21,14 @@ pub(crate) mod scalar;
 pub(crate) const LANES: usize = 16;
 
 /// A loop over at most 16 numbers, written out: only then does every element of an array of vectors have a register
-/// of its own.
+/// of its own. (`const` conditions, here and in the kernels: what is not needed is then not even compiled, which halves
+/// the time that this crate takes to build.)
 macro_rules! unroll {
     ($t:ident in 0..$n:ident $body:block) => {
         crate::isa::unroll!(@ $t $n $body 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
     };
     (@ $t:ident $n:ident $body:block $($i:literal)*) => {
-        $(if $i < $n {
+        $(if const { $i < $n } {
             let $t = $i;
             $body
         })*
@@ -40,6 +41,10 @@ pub(crate) use unroll;
 /// `unsafe` methods read or write memory; the caller guarantees that the pointed-to elements are in bounds.
 /// No alignment is required.
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
+    /// Runs a kernel as a function of its own. For kernels with so many variants that all in one function would take the
+    /// compiler minutes.
+    fn call<K: Kernel>(self, kernel: K) -> K::Output;
+
     /// Tokens that the integer matrix kernel keeps in registers at once: 1, 2, 4, 8 or 16.
     const MAX_TOKENS: usize;
     /// What [`Simd::dot`] leaves to be subtracted from codes of eight bits, whose zero point is 128: 128 where bytes
@@ -116,6 +121,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn add_where(self, a: Self::B, mask: *const u8, x: u8) -> Self::B;
     /// table[a] for bytes below 16.
     fn lookup(self, a: Self::B, table: &[u8; 16]) -> Self::B;
+    /// a, but table[codes], for bytes below 16, where bit i of the eight bytes at `mask` is set.
+    unsafe fn lookup_where(self, a: Self::B, mask: *const u8, codes: Self::B, table: &[u8; 16]) -> Self::B;
     /// Dot products with `N` tokens: lane r of `acc[t]` gains that of row r's `4 * G` codes, of which `codes[g]` holds
     /// columns `4g..4g + 4`, with the bytes at `x[t]`, which are signed and at least -127. `codes` are unsigned and of
     /// `bits` bits; those of eight count as `code - 128 + BYTE_ZERO`. `G` is 4 or 8.
@@ -300,7 +307,7 @@ impl Isa {
     /// Runs `kernel` compiled for this instruction set.
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
-            Kind::Scalar => kernel.run(scalar::Scalar),
+            Kind::Scalar => scalar::run(kernel),
             // SAFETY: this `Isa` exists, so the CPU has the instructions.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => unsafe { avx2::run_base(kernel) },

@@ -40,12 +40,14 @@ pub(super) fn has_i8mm() -> bool {
     has_dotprod() && is_aarch64_feature_detected!("i8mm")
 }
 
+#[inline(never)]
 pub(super) fn run_base<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Neon(Base(())))
 }
 
 /// # Safety
 /// [`has_dotprod`] returned true.
+#[inline(never)]
 #[target_feature(enable = "neon,dotprod")]
 pub(super) unsafe fn run_dotprod<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Neon(DotProd(())))
@@ -53,6 +55,7 @@ pub(super) unsafe fn run_dotprod<K: Kernel>(kernel: K) -> K::Output {
 
 /// # Safety
 /// [`has_i8mm`] returned true.
+#[inline(never)]
 #[target_feature(enable = "neon,dotprod,i8mm")]
 pub(super) unsafe fn run_i8mm<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Neon(I8mm(())))
@@ -71,6 +74,8 @@ pub(crate) trait Dot: Copy + Send + Sync + 'static {
     const ACT_ZERO: i32;
     /// Unsigned bytes of `x`, less `ACT_ZERO`, times signed bytes of `w`.
     fn dot4_signed(self, acc: int32x4_t, x: uint8x16_t, w: int8x16_t) -> int32x4_t;
+    /// See [`Simd::call`].
+    fn call<K: Kernel>(self, kernel: K) -> K::Output;
     /// See [`Simd::dot`].
     ///
     /// # Safety
@@ -104,6 +109,9 @@ fn signed(x: uint8x16_t) -> int8x16_t {
 pub(crate) struct Base(());
 
 impl Dot for Base {
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        run_base(kernel)
+    }
     const MAX_TOKENS: usize = 4;
     const BYTE_ZERO: i32 = 0;
     const ACT_ZERO: i32 = 128;
@@ -243,6 +251,9 @@ impl LaneDot for DotProd {
 }
 
 impl Dot for DotProd {
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        unsafe { run_dotprod(kernel) }
+    }
     const MAX_TOKENS: usize = 8;
     const BYTE_ZERO: i32 = 0;
     const ACT_ZERO: i32 = 128;
@@ -309,6 +320,9 @@ impl LaneDot for I8mm {
 }
 
 impl Dot for I8mm {
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        unsafe { run_i8mm(kernel) }
+    }
     const MAX_TOKENS: usize = 8;
     const BYTE_ZERO: i32 = 128;
     const ACT_ZERO: i32 = 0;
@@ -333,7 +347,7 @@ impl Dot for I8mm {
         _bits: u32,
         x: [*const i8; N],
     ) -> [I; N] {
-        if N % 2 != 0 {
+        if const { N % 2 != 0 } {
             return unsafe { self.dot_by_lanes(acc, codes, x) };
         }
         unroll!(half in 0..HALVES {
@@ -388,7 +402,29 @@ fn zip2(left: uint8x16_t, right: uint8x16_t) -> uint8x16_t {
     unsafe { vreinterpretq_u8_u32(vzip2q_u32(vreinterpretq_u32_u8(left), vreinterpretq_u32_u8(right))) }
 }
 
+/// All bits of byte i where bit i of the eight bytes at `mask` is set.
+///
+/// # Safety
+/// They are readable.
+#[inline(always)]
+unsafe fn spread_mask(mask: *const u8) -> B {
+    unsafe {
+        let mask = vcombine_u8(vld1_u8(mask), vdup_n_u8(0));
+        // Byte j of the mask to the eight bytes it speaks of, then each its own bit.
+        let first_bytes = vcombine_u8(vdup_n_u8(0), vdup_n_u8(1));
+        let bits = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
+        from_fn(|i| {
+            let spread = vqtbl1q_u8(mask, vaddq_u8(first_bytes, vdupq_n_u8(2 * i as u8)));
+            vtstq_u8(spread, bits)
+        })
+    }
+}
+
 impl<D: Dot> Simd for Neon<D> {
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        self.0.call(kernel)
+    }
+
     const MAX_TOKENS: usize = D::MAX_TOKENS;
     const BYTE_ZERO: i32 = D::BYTE_ZERO;
     const SCORE_BLOCKS: usize = 1;
@@ -572,20 +608,22 @@ impl<D: Dot> Simd for Neon<D> {
     #[inline(always)]
     unsafe fn add_where(self, a: B, mask: *const u8, x: u8) -> B {
         unsafe {
-            let mask = vcombine_u8(vld1_u8(mask), vdup_n_u8(0));
-            // Byte j of the mask to the eight bytes it speaks of, then each its own bit.
-            let first_bytes = vcombine_u8(vdup_n_u8(0), vdup_n_u8(1));
-            let bits = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
-            from_fn(|i| {
-                let spread = vqtbl1q_u8(mask, vaddq_u8(first_bytes, vdupq_n_u8(2 * i as u8)));
-                vaddq_u8(a[i], vandq_u8(vtstq_u8(spread, bits), vdupq_n_u8(x)))
-            })
+            let is_set = spread_mask(mask);
+            from_fn(|i| vaddq_u8(a[i], vandq_u8(is_set[i], vdupq_n_u8(x))))
         }
     }
     #[inline(always)]
     fn lookup(self, a: B, table: &[u8; 16]) -> B {
         let table = unsafe { vld1q_u8(table.as_ptr()) };
         a.map(|a| unsafe { vqtbl1q_u8(table, a) })
+    }
+    #[inline(always)]
+    unsafe fn lookup_where(self, a: B, mask: *const u8, codes: B, table: &[u8; 16]) -> B {
+        let found = self.lookup(codes, table);
+        unsafe {
+            let is_set = spread_mask(mask);
+            from_fn(|i| vbslq_u8(is_set[i], found[i], a[i]))
+        }
     }
     #[inline(always)]
     unsafe fn dot<const N: usize, const G: usize>(

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::{LANES, Simd};
+use super::{Kernel, LANES, Simd};
 
 /// Plain Rust.
 #[derive(Clone, Copy)]
@@ -18,8 +18,17 @@ fn zip<T: Copy, U: Copy, V>(a: [T; LANES], b: [U; LANES], f: impl Fn(T, U) -> V)
     std::array::from_fn(|i| f(a[i], b[i]))
 }
 
+#[inline(never)]
+pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Scalar)
+}
+
 impl Simd for Scalar {
-    const MAX_TOKENS: usize = 4;
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        run(kernel)
+    }
+
+    const MAX_TOKENS: usize = 1;
     const BYTE_ZERO: i32 = 128;
     const SCORE_BLOCKS: usize = 1;
     const ACT_ZERO: i32 = 0;
@@ -155,6 +164,11 @@ impl Simd for Scalar {
     }
     fn lookup(self, a: Self::B, table: &[u8; 16]) -> Self::B {
         a.map(|x| table[usize::from(x)])
+    }
+    unsafe fn lookup_where(self, a: Self::B, mask: *const u8, codes: Self::B, table: &[u8; 16]) -> Self::B {
+        // SAFETY: the caller's: 8 bytes are readable.
+        let mask = u64::from_le_bytes(unsafe { mask.cast::<[u8; 8]>().read_unaligned() });
+        std::array::from_fn(|i| if mask >> i & 1 == 1 { table[usize::from(codes[i])] } else { a[i] })
     }
     unsafe fn dot<const N: usize, const G: usize>(
         self,

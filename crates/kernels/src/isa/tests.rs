@@ -367,6 +367,10 @@ fn bytes_apart_and_together() {
                 // SAFETY: eight bytes are readable.
                 let added = unsafe { s.add_where(lanes(low), x.as_ptr().add(3), 16) };
                 results.exact("add_where", given, lanes(added));
+                let table = table[..16].try_into().unwrap();
+                // SAFETY: eight bytes are readable.
+                let found = unsafe { s.lookup_where(lanes(x), x.as_ptr().add(5), lanes(low), table) };
+                results.exact("lookup_where", given, lanes(found));
             }
             // Layouts of channels, and signed products: the largest, then anything.
             for i in 0..64 {

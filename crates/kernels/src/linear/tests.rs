@@ -32,6 +32,7 @@ pub(crate) fn random_weights(rng: &mut Rng, dtype: DType, n: usize) -> Vec<u8> {
         DType::Q6_K => &[208],
         DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K => &[0, 2],
         DType::F32 | DType::F16 | DType::BF16 => &[],
+        _ if dtype.is_own() => &[],
         _ => &[0],
     };
     for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
@@ -42,6 +43,8 @@ pub(crate) fn random_weights(rng: &mut Rng, dtype: DType, n: usize) -> Vec<u8> {
             DType::F32 => block.copy_from_slice(&rng.float().to_le_bytes()),
             DType::F16 => block.copy_from_slice(&half(rng.float())),
             DType::BF16 => block.copy_from_slice(&half::bf16::from_f32(rng.float()).to_le_bytes()),
+            // The exponent's highest bit.
+            _ if dtype.is_own() => block[0] &= !0x40,
             _ => {}
         }
     }
