@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use super::requant::Registers;
 use super::{Pieces, Plane, Requant, Shared, Window, starts};
-use crate::isa::{Isa, Kernel, LANES, Simd, unroll};
+use crate::isa::{Isa, Kernel, LANES, Simd};
 use crate::memory::Buffer;
 use crate::pool::Pool;
 
@@ -25,6 +25,19 @@ const QUARTERS: usize = 4;
 const GROUP: usize = 4;
 /// Bytes of weights that do: four registers.
 const STEP_BYTES: usize = BLOCK * GROUP;
+
+/// A loop over the quarters of a block, written out, so that each has registers of its own.
+macro_rules! quarters {
+    ($v:ident $body:block) => {
+        quarters!(@ $v $body 0 1 2 3)
+    };
+    (@ $v:ident $body:block $($i:literal)*) => {
+        $({
+            let $v = $i;
+            $body
+        })*
+    };
+}
 
 /// The weights of a depthwise convolution, laid out.
 #[derive(Debug)]
@@ -188,7 +201,7 @@ impl PartKernel<'_> {
             let start: [_; QUARTERS] =
                 starts(S::ACT_ZERO - zero, &layer.bias[lanes..], &layer.weight_sums[lanes..]);
             let (mut sums, mut scales) = ([s.splat_i(0); QUARTERS], [s.splat(0.0); QUARTERS]);
-            unroll!(v in 0..QUARTERS {
+            quarters!(v {
                 // SAFETY: sixteen sums are readable.
                 sums[v] = unsafe { s.load_i(start[v].as_ptr()) };
                 scales[v] = layer.requant.scales(s, lanes + v * LANES);
@@ -257,11 +270,11 @@ impl PartKernel<'_> {
                             group[3] = s.load_bytes(row.add(3 * down));
                         }
                         let bytes = s.interleave4(group);
-                        unroll!(v in 0..QUARTERS {
+                        quarters!(v {
                             sums[v] = s.dot4_signed(sums[v], bytes[v], s.load_bytes(weights.add(v * BLOCK)));
                         });
                         if R == 2 {
-                            unroll!(v in 0..QUARTERS {
+                            quarters!(v {
                                 let weights = s.load_bytes(weights.add(lower + v * BLOCK));
                                 lower_sums[v] = s.dot4_signed(lower_sums[v], bytes[v], weights);
                             });
