@@ -266,3 +266,80 @@ fn what_a_stopped_job_has_done_is_used_and_of_another_job_is_not() {
     assert_ne!(four, five);
     assert_eq!(files(&sandbox), ["x.certificate.html", "x.certificate.json", "x.gguf"]);
 }
+
+#[test]
+fn a_vocabulary_can_be_trimmed_alone_or_on_the_way() {
+    let sandbox = Sandbox::new();
+    fs::write(sandbox.path("home").join("corpus"), "A short text of some words.\n".repeat(300)).unwrap();
+    for family in ["llama", "qwen2", "gemma3"] {
+        let model = tiny(&format!("{family}.gguf"));
+        let compress = |args: &[&str]| {
+            let base = [
+                "compress",
+                &model,
+                "--vocab-from",
+                "corpus",
+                "--vocab-size",
+                "300",
+                "-o",
+                "x.gguf",
+                "--json",
+            ];
+            json(&sandbox.run(&[&base, args].concat()).success())
+        };
+        let trimmed = &compress(&[])[0];
+        let vocabulary = &trimmed["vocabulary"];
+        let n_tokens = vocabulary["n_tokens"].as_u64().unwrap();
+        assert!((280..=300).contains(&n_tokens) && vocabulary["n_tokens_before"] == 320, "{vocabulary}");
+        // Its rows are copied: given that a kept token comes, nothing has changed.
+        assert_eq!((&trimmed["kl_divergence"], &trimmed["top1_agreement"]), (&0.0.into(), &1.0.into()));
+        let size = trimmed["size_bytes"].as_u64().unwrap();
+        let verify = ["eval", "./x.gguf", "--verify", "--vs", &model, "--text", "corpus", "--json"];
+        assert_eq!(json(&sandbox.run(&verify).success())["holds"], true);
+        // The teacher can still be compared with, in its own tokens too.
+        let eval = ["eval", "./x.gguf", "--vs", &model, "--text", &text(), "--window", "64"];
+        let report = json(&sandbox.run(&[&eval[..], &["--limit", "3000", "--json"]].concat()).success());
+        assert_eq!(report["kl_divergence"], 0.0);
+        assert!(report["by_text"]["bits_per_byte"].as_f64().unwrap() > 0.0, "{report}");
+        let answer = sandbox.run(&["run", "./x.gguf", "你好 😀", "--max-tokens", "2"]).success();
+        assert!(!answer.is_empty());
+
+        let both = &compress(&["--type", "Q4_0"])[0];
+        assert_eq!(both["vocabulary"]["n_tokens"], n_tokens);
+        assert!(both["size_bytes"].as_u64().unwrap() < size && both["kl_divergence"].as_f64().unwrap() > 0.0);
+        let inspected = sandbox.run(&["inspect", "./x.gguf"]).success();
+        assert!(inspected.contains(&format!("{n_tokens} of ")), "{inspected}");
+        let page = fs::read_to_string(sandbox.path("home").join("x.certificate.html")).unwrap();
+        assert!(page.contains("Bits by byte"));
+        assert_eq!(files(&sandbox), ["corpus", "x.certificate.html", "x.certificate.json", "x.gguf"]);
+    }
+    let model = tiny("llama.gguf");
+    let base =
+        ["compress", &model, "--vocab-from", "corpus", "--vocab-size", "300", "-o", "x.gguf", "--json"];
+    let sizes = json(&sandbox.run(&[&base[..], &["--size", "80KB"]].concat()).success());
+    assert!(sizes[0]["size_bytes"].as_u64().unwrap() <= 80_000);
+    assert!(sizes[0]["vocabulary"]["n_tokens"].as_u64().unwrap() < 320);
+}
+
+#[test]
+fn what_is_no_corpus_or_no_size_of_a_vocabulary_is_refused() {
+    let sandbox = Sandbox::new();
+    let model = tiny("llama.gguf");
+    let home = sandbox.path("home");
+    fs::write(home.join("empty"), "").unwrap();
+    fs::write(home.join("line"), "One line.").unwrap();
+    fs::write(home.join("binary"), b"\x7fELF\x02\x01\x00\xff\xfe\x00\x80").unwrap();
+    let text = text();
+    for (corpus, more, said) in [
+        ("empty", &[][..], "where 128 are needed"),
+        ("line", &[], "where 128 are needed"),
+        ("binary", &[], "as text"),
+        ("missing", &[], "could not read missing"),
+        (&text, &["--vocab-size", "100"], "a vocabulary of 100 tokens is too small"),
+    ] {
+        let ran =
+            sandbox.run(&[&["compress", &model, "--vocab-from", corpus, "-o", "x.gguf"], more].concat());
+        assert!(ran.failure().contains(said), "{corpus}");
+        assert_eq!(files(&sandbox), ["binary", "empty", "line"]);
+    }
+}
