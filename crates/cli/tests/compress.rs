@@ -343,3 +343,59 @@ fn what_is_no_corpus_or_no_size_of_a_vocabulary_is_refused() {
         assert_eq!(files(&sandbox), ["binary", "empty", "line"]);
     }
 }
+
+#[test]
+fn a_model_can_be_pruned() {
+    let sandbox = Sandbox::new();
+    for family in ["llama", "qwen2", "gemma3"] {
+        let model = tiny(&format!("{family}.gguf"));
+        let compress = |args: &[&str]| {
+            let base = [
+                "compress",
+                &model,
+                "--calibration",
+                &text(),
+                "--calibration-tokens",
+                "4096",
+                "-o",
+                "x.gguf",
+            ];
+            sandbox.run(&[&base, args, &["--json"]].concat())
+        };
+        let pruned = &json(&compress(&["--prune", "10"]).success())[0];
+        let n_params = |name: &str| pruned["pruning"][name].as_u64().unwrap() as f64;
+        let left = n_params("n_params") / n_params("n_params_before");
+        assert!((0.6..=0.9).contains(&left), "{family}: {left}");
+        assert!(pruned["kl_divergence"].as_f64().unwrap() > 0.0);
+        let inspected = json(&sandbox.run(&["inspect", "./x.gguf", "--json"]).success());
+        assert_eq!(inspected["n_params"], pruned["pruning"]["n_params"]);
+        // The search has kept the best of what it tried.
+        let trials = pruned["pruning"]["trials"].as_array().unwrap();
+        let kl = |trial: &Value| trial["kl_divergence"].as_f64().unwrap();
+        let chosen = trials.iter().find(|trial| trial["shape"] == pruned["pruning"]["shape"]).unwrap();
+        assert!(trials.iter().all(|trial| kl(chosen) <= kl(trial) + 1e-6), "{trials:?}");
+        sandbox.run(&["run", "./x.gguf", "hello", "--max-tokens", "2"]).success();
+        assert!(sandbox.run(&["inspect", "./x.gguf"]).success().contains("million weights left"));
+        let all = json(&compress(&["--prune", "10", "--vocab-from", &text(), "--type", "Q8_0"]).success());
+        assert!(all[0]["size_bytes"].as_u64().unwrap() < pruned["size_bytes"].as_u64().unwrap());
+        let layers = compress(&["--drop-layers", "1"]);
+        if family == "gemma3" {
+            assert!(layers.failure().contains("attend to a window"));
+        } else {
+            let layers = &json(&layers.success())[0]["pruning"];
+            assert_eq!(layers["shape"]["dropped_layers"].as_array().unwrap().len(), 1);
+            assert!(compress(&["--drop-layers", "99"]).failure().contains("keeps one layer"));
+        }
+        assert!(compress(&["--prune", "90"]).failure().contains("no shape is as small"));
+        assert_eq!(files(&sandbox), ["x.certificate.html", "x.certificate.json", "x.gguf"]);
+        sandbox
+            .run(&["compress", &model, "--type", "Q4_0", "--calibration", &text(), "-o", "q.gguf"])
+            .success();
+        let quantised = ["compress", "./q.gguf", "--prune", "10", "--calibration", &text(), "-o", "y.gguf"];
+        assert!(sandbox.run(&quantised).failure().contains("quantised"));
+        fs::remove_file(sandbox.path("home").join("q.gguf")).unwrap();
+        for name in ["q.certificate.html", "q.certificate.json"] {
+            fs::remove_file(sandbox.path("home").join(name)).unwrap();
+        }
+    }
+}

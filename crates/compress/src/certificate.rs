@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::compress::Step;
 use crate::error::Error;
 use crate::eval::{PassageScores, Teacher, TextScores, Windows, score_window};
+use crate::prune::{Shape, Trial};
 use crate::vocabulary::Kept;
 
 /// Where the certificate is in a GGUF file's metadata, as JSON.
@@ -50,6 +51,21 @@ pub struct TensorRecord {
     pub expected_kl: Option<f64>,
 }
 
+/// What was left out of a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PruningRecord {
+    /// Weights of the teacher.
+    pub n_params_before: u64,
+    /// Weights left.
+    pub n_params: u64,
+    /// The teacher's layers.
+    pub before: Shape,
+    /// What is left of them.
+    pub shape: Shape,
+    /// What was tried, in order.
+    pub trials: Vec<Trial>,
+}
+
 /// A vocabulary of which only a part was kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VocabularyRecord {
@@ -75,6 +91,35 @@ pub struct VocabularyRecord {
     pub perplexity_increase: f64,
     /// Of that share.
     pub perplexity_increase_stderr: f64,
+}
+
+impl PruningRecord {
+    /// What is left, in a few words.
+    pub fn sentence(&self) -> String {
+        let Shape { dropped_layers, ffn_dim, n_kv_heads } = &self.shape;
+        let mut sentence = format!(
+            "{:.1} of {:.1} million weights left",
+            self.n_params as f64 / 1e6,
+            self.n_params_before as f64 / 1e6
+        );
+        if !dropped_layers.is_empty() {
+            let mut layers: Vec<usize> = dropped_layers.clone();
+            layers.sort_unstable();
+            let layers: Vec<String> = layers.iter().map(usize::to_string).collect();
+            let _ = write!(sentence, "; without the layers {}", layers.join(", "));
+        }
+        if *ffn_dim < self.before.ffn_dim {
+            let _ = write!(sentence, "; {ffn_dim} of {} neurons in each layer", self.before.ffn_dim);
+        }
+        if *n_kv_heads < self.before.n_kv_heads {
+            let _ = write!(
+                sentence,
+                "; {n_kv_heads} of {} groups of heads in each layer",
+                self.before.n_kv_heads
+            );
+        }
+        sentence
+    }
 }
 
 impl VocabularyRecord {
@@ -208,6 +253,9 @@ pub struct Certificate {
     pub expected_kl: Option<f64>,
     /// Measured on the result.
     pub check: Check,
+    /// What was left out, if the model was pruned.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pruning: Option<PruningRecord>,
     /// What became of the vocabulary, if it was trimmed.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub vocabulary: Option<VocabularyRecord>,
@@ -263,6 +311,9 @@ impl Certificate {
         row("Perplexity", format!("{:.3} ± {:.3}", c.perplexity, c.perplexity_stderr));
         let held_out = if c.is_held_out { "none of which calibrated" } else { "which calibrated too" };
         row("Measured on", format!("{} windows, {held_out}", c.n_windows));
+        if let Some(p) = &self.pruning {
+            row("Pruned", p.sentence());
+        }
         if let Some(v) = &self.vocabulary {
             row("Vocabulary", format!("{} of {} tokens", v.n_tokens, v.n_tokens_before));
             row("Taken from", format!("{}, SHA-256 {}", v.corpus.name, v.corpus.sha256));
@@ -444,6 +495,7 @@ mod tests {
                 perplexity: 20.5,
                 perplexity_stderr: 0.5,
             },
+            pruning: None,
             vocabulary: None,
             tensors: vec![TensorRecord {
                 name: "blk.0.attn_q.weight".to_owned(),

@@ -68,6 +68,11 @@ pub enum Error {
         /// Why.
         reason: &'static str,
     },
+    /// A model cannot be pruned as asked.
+    CannotPrune {
+        /// Why.
+        reason: &'static str,
+    },
     /// More tokens must stay than may.
     VocabularyTooSmall {
         /// How many may.
@@ -113,6 +118,9 @@ impl fmt::Display for Error {
                     f,
                     "no vocabulary can be taken from the corpus: {reason}; give some pages of ordinary text"
                 )
+            }
+            Error::CannotPrune { reason } => {
+                write!(f, "the model cannot be pruned so: {reason}; ask for less")
             }
             Error::VocabularyTooSmall { wanted, needed } => write!(
                 f,

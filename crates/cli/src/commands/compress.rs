@@ -1,5 +1,6 @@
 //! `edgeward compress`: a smaller file of a model.
 
+mod temporary;
 mod vocabulary;
 
 use std::collections::BTreeMap;
@@ -9,10 +10,11 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 use edgeward_compress::certificate::{
-    self, Candidate, Certificate, Check, FileId, TensorRecord, VocabularyRecord,
+    self, Candidate, Certificate, Check, FileId, PruningRecord, TensorRecord, VocabularyRecord,
 };
 use edgeward_compress::compress::{Assignment, Compressor, Options, Step, add_metadata};
 use edgeward_compress::eval::{Teacher, Windows};
+use edgeward_compress::prune::{Goal, Shape};
 use edgeward_compress::rounding::Effort;
 use edgeward_compress::search::{self, Measured};
 use edgeward_compress::vocabulary::{Kept, Limit, MISSING_SHARE};
@@ -28,8 +30,9 @@ use crate::engine_args;
 use crate::output::{self, Align, Table};
 use crate::resume::Resume;
 use crate::store::{self, Progress, Verbosity, human_bytes};
+use temporary::Temporary;
+use vocabulary::Trimming;
 pub use vocabulary::sentence as vocabulary_sentence;
-use vocabulary::{Temporary, Trimming};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -50,6 +53,7 @@ Examples:
   edgeward compress teacher.gguf --size 105MB,92MB,85MB --calibration wiki.valid.txt -o small.gguf
   edgeward compress teacher.gguf --type Q4_0 --calibration wiki.valid.txt -o small.gguf
   edgeward compress gemma3-270m --vocab-from corpus.txt -o small.gguf
+  edgeward compress teacher.gguf --prune 15 --calibration wiki.valid.txt -o small.gguf
   edgeward compress teacher.gguf --vocab-from corpus.txt --vocab-size 20000 --size 60MB -o small.gguf
 
 The calibration text should look like what the model will read: its activations on that text decide which errors matter.
@@ -60,7 +64,7 @@ pub struct Args {
     /// Bytes of the file at most, such as 92MB or 88MiB: the best type for each matrix is searched for. Several sizes
     /// share the measurements, and their names get the size: small-92MB.gguf
     #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = parse_size,
-        required_unless_present_any = ["dtype", "vocab_from"])]
+        required_unless_present_any = ["dtype", "vocab_from", "prune", "drop_layers"])]
     size: Vec<Size>,
     /// Only types that llama.cpp and other readers of GGUF files know; without it, the EW types of 2.25 to 6.25 bits,
     /// which lose less at the same size, are chosen from too
@@ -76,6 +80,13 @@ pub struct Args {
     /// Tokens to keep at most [default: as it takes to miss one in a thousand of such a text]
     #[arg(long, value_name = "N", requires = "vocab_from", value_parser = clap::value_parser!(u32).range(1..))]
     vocab_size: Option<u32>,
+    /// Leave out at least so many percent of the weights: layers, neurons and heads, of each as many as costs the least.
+    /// What is left is adjusted. Needs float weights, unless --size or --type rounds the result
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent, conflicts_with = "drop_layers")]
+    prune: Option<f64>,
+    /// Leave out so many whole layers, one after the other those that are missed the least. As --prune
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    drop_layers: Option<u16>,
     /// A text of the kind that the model will read [default: that of --vocab-from]
     #[arg(long, value_name = "FILE", required_unless_present = "vocab_from")]
     calibration: Option<PathBuf>,
@@ -168,6 +179,11 @@ fn parse_size(text: &str) -> Result<Size, String> {
     Ok(Size { text: text.to_owned(), bytes: bytes as u64 })
 }
 
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let percent = text.trim_end_matches('%').parse().ok().filter(|percent| (0.1..=90.0).contains(percent));
+    percent.ok_or_else(|| format!("{text:?} is no percentage from 0.1 to 90"))
+}
+
 #[derive(Serialize)]
 struct Report {
     output: PathBuf,
@@ -180,6 +196,8 @@ struct Report {
     kl_divergence_stderr: f64,
     top1_agreement: f64,
     perplexity: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pruning: Option<PruningRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
     vocabulary: Option<VocabularyRecord>,
 }
@@ -274,6 +292,9 @@ pub fn run(args: &Args, verbosity: Verbosity) -> crate::Outcome {
     }
     table.print()?;
     for report in &reports {
+        if let Some(pruning) = &report.pruning {
+            output::print_line(&pruning.sentence())?;
+        }
         if let Some(vocabulary) = &report.vocabulary {
             output::print_line(&vocabulary_sentence(vocabulary))?;
         }
@@ -303,6 +324,7 @@ struct Work<'a> {
     job: &'a Job<'a>,
     model: &'a Arc<Model>,
     tokenizer: &'a Tokenizer,
+    pruned: Option<&'a PruningRecord>,
     kept: Option<&'a Kept>,
     /// What measurements and rounded matrices depend on.
     key: &'a str,
@@ -313,35 +335,88 @@ struct Work<'a> {
 impl Job<'_> {
     fn make_all(&self, watch: &mut dyn FnMut(Step)) -> Outcome<Vec<Report>> {
         let Job { teacher, n_threads, cancel, window_len, .. } = *self;
-        // In the output's folder, so that it can become the output by a rename.
-        let trimmed_path = Temporary::beside(&self.args.output);
-        let trim = |trimming: &Trimming| {
-            trimming.trim(teacher, self.tokenizer, &trimmed_path.0, n_threads, cancel, watch)
+        let output = &self.args.output;
+        // What was made last; the next step begins with it.
+        let (mut model, mut last) = (Arc::clone(teacher), None);
+        let pruned = match self.goal() {
+            None => None,
+            Some(goal) => {
+                let path = Temporary::beside(output, "pruned");
+                let record = self.prune(goal, &path.0, watch)?;
+                model = Arc::new(Model::load(&path.0)?);
+                last = Some(path);
+                Some(record)
+            }
         };
-        let trimmed = self.trimming.as_ref().map(trim).transpose()?;
-        let model = trimmed.as_ref().map_or(teacher, |trimmed| &trimmed.model);
+        let kept = match &self.trimming {
+            None => None,
+            Some(trimming) => {
+                let path = Temporary::beside(output, "trimmed");
+                let kept =
+                    trimming.trim((teacher, &model), self.tokenizer, &path.0, n_threads, cancel, watch)?;
+                model = Arc::new(Model::load(&path.0)?);
+                last = Some(path);
+                Some(kept)
+            }
+        };
         let tokenizer = model.tokenizer()?;
         let windows = Windows::new(&tokenizer, self.text, window_len)?;
         let (windows, check_windows, is_held_out) = certificate::split(&windows, self.n_windows);
-        let shape = self.trimming.as_ref().map(Trimming::describe).unwrap_or_default();
+        let trimming = self.trimming.as_ref().map(Trimming::describe);
+        let shape = format!("{:?} {trimming:?}", self.goal());
         let key =
             format!("{} {} {window_len} {} {shape}", self.ids.0.sha256, self.ids.1.sha256, windows.len());
         let work = Work {
             job: self,
-            model,
+            model: &model,
             tokenizer: &tokenizer,
-            kept: trimmed.as_ref().map(|trimmed| &trimmed.kept),
+            pruned: pruned.as_ref(),
+            kept: kept.as_ref(),
             key: &key,
             windows: &windows,
             check: (&check_windows, is_held_out),
         };
-        if self.args.size.is_empty() && self.args.dtype.is_none() {
-            fs::rename(&trimmed_path.0, &self.args.output)
-                .map_err(|error| format!("could not write {}: {error}", self.args.output.display()))?;
-            let target = Target::new(&self.args.output, Assignment::default());
-            return Ok(vec![work.seal(&target, &[], watch)?]);
+        match &last {
+            Some(last) if self.args.size.is_empty() && self.args.dtype.is_none() => {
+                fs::rename(&last.0, output)
+                    .map_err(|error| format!("could not write {}: {error}", output.display()))?;
+                let target = Target::new(output, Assignment::default());
+                Ok(vec![work.seal(&target, &[], watch)?])
+            }
+            _ => work.make_all(watch),
         }
-        work.make_all(watch)
+    }
+
+    fn goal(&self) -> Option<Goal> {
+        let layers = self.args.drop_layers.map(|n| Goal::Layers(n.into()));
+        layers.or(self.args.prune.map(|percent| Goal::Share(percent / 100.0)))
+    }
+
+    /// Prunes the teacher into the file `path`.
+    fn prune(&self, goal: Goal, path: &Path, watch: &mut dyn FnMut(Step)) -> Outcome<PruningRecord> {
+        let Job { args, teacher, n_threads, cancel, .. } = *self;
+        let is_quantized = teacher.tensors().any(|(_, tensor)| tensor.dtype.is_quantized());
+        if is_quantized && args.size.is_empty() && args.dtype.is_none() {
+            return Err("pruning changes matrices, and those of this model are quantised: \
+                        add --size or --type, or give a model with float weights"
+                .into());
+        }
+        let windows = Windows::new(self.tokenizer, self.text, self.window_len)?;
+        let (windows, _, _) = certificate::split(&windows, self.n_windows);
+        let folder = Temporary::beside(&args.output, "solved");
+        fs::create_dir_all(&folder.0)
+            .map_err(|error| format!("could not write {}: {error}", folder.0.display()))?;
+        let options = Options { n_threads, effort: Effort::default() };
+        let pruned = Compressor::new(teacher, &windows, options, cancel, watch)?.prune(goal, &folder.0)?;
+        pruned.write(teacher, path)?;
+        let before = Shape::of(teacher.config());
+        Ok(PruningRecord {
+            n_params_before: before.n_params(teacher),
+            n_params: pruned.shape.n_params(teacher),
+            before,
+            shape: pruned.shape,
+            trials: pruned.trials,
+        })
     }
 }
 
@@ -472,6 +547,7 @@ impl Work<'_> {
             budget_bytes: target.budget_bytes,
             expected_kl,
             check,
+            pruning: self.pruned.cloned(),
             vocabulary: vocabulary.clone(),
             tensors: tensors.collect(),
             candidates: candidates.to_vec(),
@@ -489,6 +565,7 @@ impl Work<'_> {
             kl_divergence_stderr: check.kl_divergence_stderr,
             top1_agreement: check.top1_agreement,
             perplexity: check.perplexity,
+            pruning: self.pruned.cloned(),
             vocabulary,
         })
     }
@@ -504,6 +581,12 @@ impl Work<'_> {
                 command.push_str(&format!(" {value}"));
             }
         };
+        if let Some(percent) = args.prune {
+            add("--prune", percent.to_string());
+        }
+        if let Some(n_layers) = args.drop_layers {
+            add("--drop-layers", n_layers.to_string());
+        }
         if let Some(corpus) = &args.vocab_from {
             add("--vocab-from", name(corpus));
         }

@@ -115,6 +115,9 @@ fn print_certificate(certificate: &Certificate) -> io::Result<()> {
         check.perplexity,
         check.perplexity_stderr
     ))?;
+    if let Some(pruning) = &certificate.pruning {
+        print_line(&format!("Pruned: {}", pruning.sentence()))?;
+    }
     certificate.vocabulary.as_ref().map_or(Ok(()), |record| {
         print_line(&format!("Vocabulary of {}: {}", record.corpus.name, vocabulary_sentence(record)))
     })

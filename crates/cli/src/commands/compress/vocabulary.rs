@@ -1,7 +1,6 @@
 //! `edgeward compress --vocab-from`: the model with the tokens that a corpus needs.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use edgeward_compress::certificate::{FileId, VocabularyRecord};
@@ -26,35 +25,29 @@ pub struct Trimming<'a> {
     pub n_windows: usize,
 }
 
-/// The tokens to keep, and the model with these alone, written to `path`.
-pub struct Trimmed {
-    pub model: Arc<Model>,
-    pub kept: Kept,
-}
-
 impl Trimming<'_> {
     /// What the choice of tokens depends on.
     pub fn describe(&self) -> String {
         format!("{} {:?} {} {}", self.id.sha256, self.limit, self.window_len, self.n_windows)
     }
 
-    /// Chooses the tokens and writes the model with these to `path`.
+    /// Chooses the tokens, as the teacher expects them, and writes `model` with these to `path`.
     pub fn trim(
         &self,
-        teacher: &Arc<Model>,
+        (teacher, model): (&Arc<Model>, &Model),
         tokenizer: &Tokenizer,
         path: &Path,
         n_threads: usize,
         cancel: &CancelToken,
         watch: &mut dyn FnMut(Step),
-    ) -> Outcome<Trimmed> {
+    ) -> Outcome<Kept> {
         let (deciding, _, _) = vocabulary::split(self.text);
         let mut demand = Demand::new(tokenizer, deciding.iter().copied())?;
         let windows = Windows::new(tokenizer, &deciding.concat(), self.window_len)?.part(self.n_windows);
         demand.foresee(&mut engine(teacher, n_threads)?, &windows, cancel, watch)?;
-        let kept = demand.keep(teacher, self.limit)?;
-        vocabulary::write(teacher, &kept.ids, path)?;
-        Ok(Trimmed { model: Arc::new(Model::load(path)?), kept })
+        let kept = demand.keep(model, self.limit)?;
+        vocabulary::write(model, &kept.ids, path)?;
+        Ok(kept)
     }
 
     /// What the passages that were held out cost the finished model, and the teacher.
@@ -94,22 +87,4 @@ pub fn sentence(record: &VocabularyRecord) -> String {
         record.perplexity_increase * 100.0,
         record.perplexity_increase_stderr * 100.0
     )
-}
-
-/// A file that goes away when it is dropped.
-pub struct Temporary(pub PathBuf);
-
-impl Temporary {
-    /// Of a name of its own, in the folder of `output`.
-    pub fn beside(output: &Path) -> Temporary {
-        let name = output.file_name().unwrap_or_default().to_string_lossy();
-        Temporary(output.with_file_name(format!(".{name}-{}.partial", std::process::id())))
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // If nothing has been written, or it has become the output, it is not there.
-        let _ = fs::remove_file(&self.0);
-    }
 }
