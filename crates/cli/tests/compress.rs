@@ -399,3 +399,89 @@ fn a_model_can_be_pruned() {
         }
     }
 }
+
+/// The program where no file may grow beyond `n_blocks` of 512 bytes: what a full disk does to it.
+fn on_a_full_disk(sandbox: &Sandbox, n_blocks: u32, args: &[&str]) -> support::Ran {
+    let script = format!("trap '' XFSZ; ulimit -f {n_blocks}; exec \"$0\" \"$@\"");
+    let program = env!("CARGO_BIN_EXE_edgeward");
+    let args = [&["-c", &script[..], program], args].concat();
+    sandbox.around(Path::new("/bin/sh"), &args).output().unwrap().into()
+}
+
+#[test]
+fn a_full_disk_leaves_no_broken_file_and_the_job_goes_on_later() {
+    let sandbox = Sandbox::new();
+    let model = tiny("llama.gguf");
+    let text = text();
+    for (more, n_blocks) in [
+        (&["--type", "Q4_0"][..], &[4, 40, 100][..]),
+        (&["--vocab-from", &text], &[4, 40, 400]),
+        (&["--prune", "20"], &[4, 100]),
+    ] {
+        let args = [&["compress", &model, "--calibration", &text, "-o", "x.gguf"], more].concat();
+        for n_blocks in n_blocks {
+            let error = on_a_full_disk(&sandbox, *n_blocks, &args).failure();
+            assert!(error.contains("x.gguf"), "{n_blocks}: {error}");
+            // It is not there, or whole and only without its certificate.
+            if sandbox.path("home").join("x.gguf").exists() {
+                sandbox.run(&["run", "./x.gguf", "hello", "--max-tokens", "1"]).success();
+                fs::remove_file(sandbox.path("home").join("x.gguf")).unwrap();
+            }
+            assert!(!files(&sandbox).iter().any(|name| name.ends_with(".partial")), "{:?}", files(&sandbox));
+        }
+        sandbox.run(&args).success();
+        sandbox.run(&["run", "./x.gguf", "hello", "--max-tokens", "1"]).success();
+        let after = fs::read(sandbox.path("home").join("x.gguf")).unwrap();
+        for name in files(&sandbox) {
+            fs::remove_file(sandbox.path("home").join(name)).unwrap();
+        }
+        sandbox.run(&args).success();
+        assert_eq!(
+            after,
+            fs::read(sandbox.path("home").join("x.gguf")).unwrap(),
+            "a job that was never stopped"
+        );
+        for name in files(&sandbox) {
+            fs::remove_file(sandbox.path("home").join(name)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_killed_job_goes_on() {
+    let sandbox = Sandbox::new();
+    let model = tiny("gemma3.gguf");
+    let text = text();
+    let args = ["compress", &model, "--type", "Q5_0", "--calibration", &text, "-o", "x.gguf"];
+    let file = sandbox.path("home").join("x.gguf");
+    sandbox.run(&args).success();
+    let whole = fs::read(&file).unwrap();
+    fs::remove_file(&file).unwrap();
+    for n_done in [1, 5, 20] {
+        let mut child = sandbox.command(&args).spawn().unwrap();
+        let n_files = || fs::read_dir(sandbox.path("home").join("x.gguf.work")).map_or(0, Iterator::count);
+        while child.try_wait().unwrap().is_none() && n_files() < n_done {
+            std::thread::yield_now();
+        }
+        // SIGKILL: nothing of the program runs any more.
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if file.exists() {
+            sandbox.run(&["run", "./x.gguf", "hello", "--max-tokens", "1"]).success();
+            fs::remove_file(&file).unwrap();
+        }
+    }
+    sandbox.run(&args).success();
+    assert!(fs::read(&file).unwrap() == whole, "a job that was never stopped gives the same");
+}
+
+#[test]
+fn calibration_text_of_another_language_will_do() {
+    let sandbox = Sandbox::new();
+    fs::write(sandbox.path("home").join("chinese"), "人人生而自由，在尊严和权利上一律平等。".repeat(200))
+        .unwrap();
+    let model = tiny("llama.gguf");
+    let args = ["compress", &model, "--type", "Q4_0", "--calibration", "chinese", "-o", "x.gguf"];
+    sandbox.run(&args).success();
+    sandbox.run(&["run", "./x.gguf", "hello", "--max-tokens", "2"]).success();
+}
