@@ -270,27 +270,83 @@ impl Tokenizer {
         };
         let mut ids = Vec::with_capacity(text.len() / 4 + 2);
         ids.extend(prefix);
+        self.encode_with(text, parse_special, &mut merge::Merger::default(), &mut ids);
+        ids.extend(suffix);
+        Ok(ids)
+    }
+
+    /// Appends the tokens of `text`; of GGUF vocabularies only.
+    fn encode_with(
+        &self,
+        text: &str,
+        parse_special: ParseSpecial,
+        merger: &mut merge::Merger,
+        ids: &mut Vec<u32>,
+    ) {
         let matcher = match parse_special {
             ParseSpecial::Yes => &self.all_special,
             ParseSpecial::No => &self.user_defined,
         };
-        let mut merger = merge::Merger::default();
         let mut rest = text;
         while !rest.is_empty() {
             let (plain, special) = matcher.find(&self.vocab, rest);
             if !plain.is_empty() {
                 match &self.encoder {
-                    Encoder::ByteLevel(bpe) => bpe.encode(&self.vocab, plain, &mut merger, &mut ids),
-                    Encoder::SentencePiece(spm) => spm.encode(&self.vocab, plain, &mut merger, &mut ids),
-                    Encoder::Json(_) => unreachable!("returned above"),
+                    Encoder::ByteLevel(bpe) => bpe.encode(&self.vocab, plain, merger, ids),
+                    Encoder::SentencePiece(spm) => spm.encode(&self.vocab, plain, merger, ids),
+                    Encoder::Json(_) => unreachable!("its text is encoded elsewhere"),
                 }
             }
-            ids.extend(special);
+            if let Some(id) = special {
+                merger.note(id);
+                ids.push(id);
+            }
             let special_len = special.map_or(0, |id| self.vocab.bytes(id).len());
             rest = &rest[plain.len() + special_len..];
         }
-        ids.extend(suffix);
-        Ok(ids)
+    }
+
+    /// Every token that encoding `text` makes, those too that are then joined into longer ones. A vocabulary that has
+    /// them all, in the same order, encodes the text to the same tokens: what is never made is never missed.
+    ///
+    /// # Errors
+    /// If the text is longer than 2 GiB, or the vocabulary is not a GGUF file's.
+    pub fn made_by(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        self.refuse_json()?;
+        if text.len() > MAX_TEXT_BYTES {
+            return Err(TokenizerError::TextTooLong { len_bytes: text.len() });
+        }
+        let mut merger = merge::Merger::tracing();
+        self.encode_with(text, ParseSpecial::No, &mut merger, &mut Vec::new());
+        Ok(merger.into_made())
+    }
+
+    /// Every token that is made on the way to token `id`, itself included if joining reaches it. None for a token that
+    /// is not made by joining, such as a control token.
+    ///
+    /// # Errors
+    /// If the id is outside the vocabulary, or this is not a GGUF file's.
+    pub fn parts_of(&self, id: u32) -> Result<Vec<u32>, TokenizerError> {
+        self.refuse_json()?;
+        let bytes = self.token_bytes(id)?;
+        let mut merger = merge::Merger::tracing();
+        if self.vocab.kind(id) == TokenKind::Normal {
+            match (&self.encoder, std::str::from_utf8(bytes)) {
+                (Encoder::ByteLevel(bpe), _) => bpe.encode_word(bytes, &mut merger, &mut Vec::new()),
+                (Encoder::SentencePiece(spm), Ok(text)) => {
+                    spm.encode_word(&self.vocab, text, &mut merger, &mut Vec::new());
+                }
+                _ => {}
+            }
+        }
+        Ok(merger.into_made())
+    }
+
+    fn refuse_json(&self) -> Result<(), TokenizerError> {
+        match self.encoder {
+            Encoder::Json(_) => Err(TokenizerError::UnknownModel("tokenizer.json".into())),
+            _ => Ok(()),
+        }
     }
 
     /// Token ids of a conversation that a chat template wrote: control tokens are parsed, and the beginning token that
