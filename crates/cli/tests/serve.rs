@@ -7,9 +7,8 @@ mod support;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -702,31 +701,6 @@ fn embeddings_and_ranking() {
     }
 }
 
-/// Python packages for the clients' own programs, installed once beside the other results of tests.
-fn python_packages() -> PathBuf {
-    static INSTALLING: Mutex<()> = Mutex::new(());
-    let _lock = INSTALLING.lock().unwrap();
-    let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/requirements.txt");
-    let wanted = fs::read(&requirements).unwrap();
-    let dir =
-        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("clients-{}", &support::sha256(&wanted)[..12]));
-    let done = dir.join("done");
-    if !done.exists() {
-        let _ = fs::remove_dir_all(&dir);
-        let pip = Command::new("python3")
-            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"])
-            .arg(&dir)
-            .arg("--requirement")
-            .arg(&requirements)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        assert!(pip.status.success(), "{}", String::from_utf8_lossy(&pip.stderr));
-        fs::write(done, "").unwrap();
-    }
-    dir
-}
-
 /// Runs a script of `tests/clients` against a server of the tiny llama.
 fn run_client(script: &str) {
     let sandbox = Sandbox::new();
@@ -735,7 +709,7 @@ fn run_client(script: &str) {
     let output = Command::new("python3")
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script))
         .args([&server.url, key.trim_end()])
-        .env("PYTHONPATH", python_packages())
+        .env("PYTHONPATH", support::python_packages("requirements.txt"))
         .env("NO_PROXY", "127.0.0.1")
         .stdin(Stdio::null())
         .output()

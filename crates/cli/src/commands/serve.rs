@@ -36,7 +36,7 @@ Examples:
 
 Endpoints: OpenAI's /v1/chat/completions, /v1/completions,
 /v1/responses, /v1/embeddings and /v1/models; Anthropic's /v1/messages; Ollama's /api/chat, /api/generate, /api/embed
-and /api/tags; /v1/rerank, /tokenize, /detokenize, /health, /ready, /metrics. Ctrl-C lets answers under way finish; a
+and /api/tags; /v1/rerank, /tokenize, /detokenize, /health, /ready, /metrics; and for people, / in a browser. Ctrl-C lets answers under way finish; a
 second one does not.
 Only this machine is served, unless --host says otherwise; others then need a key, and TLS.")]
 pub struct Args {
