@@ -181,6 +181,26 @@ fn json_is_json_whatever_the_model_would_say() {
 }
 
 #[test]
+fn options_come_from_a_file_and_the_command_line_goes_before() {
+    let sandbox = Sandbox::new();
+    let path = sandbox.path("serve.toml");
+    let write = |text: &str| fs::write(&path, text).unwrap();
+    let config = path.to_str().unwrap();
+    write(&format!("models = [{:?}]\nport = 1\nmax-tokens = 3\ncontext = 512\n", tiny("llama.gguf")));
+    // On the command line there is port 0: port 1 could not be had.
+    let server = Serving::start(&sandbox, &["--config", config]);
+    let request = with(chat("Hello"), json!({ "max_tokens": null }));
+    assert_eq!(server.post("/v1/chat/completions", &request).json()["usage"]["completion_tokens"], 3);
+    let limits = server.get("/v1/models").json()["data"][0]["meta"]["n_ctx"].clone();
+    assert_eq!(limits, 512);
+
+    write("prot = 1");
+    assert!(sandbox.run(&["serve", "--config", config]).failure().contains("there is no option \"prot\""));
+    write("");
+    assert!(sandbox.run(&["serve", "--config", config]).failure().contains("name a model to serve"));
+}
+
+#[test]
 fn wrong_requests_name_the_field() {
     let sandbox = Sandbox::new();
     let server = serve(&sandbox, &[]);
