@@ -15,6 +15,10 @@ use crate::{Outcome, cargo, output, pull, root, run};
 const TARGET: &str = "aarch64-unknown-linux-gnu";
 /// Debian's folder of libraries for it.
 const SYSROOT: &str = "/usr/aarch64-linux-gnu";
+/// How the emulator finds libraries: its own sysroot, and there alone. Cargo's path leads to libraries of this machine, and
+/// where Debian's arm64 packages are installed too, the linker would take the C library from them, which may be of another
+/// version than the sysroot's and hangs then in the first thread that is made.
+const EMULATION: [&str; 4] = ["-L", SYSROOT, "-E", "LD_LIBRARY_PATH=/usr/aarch64-linux-gnu/lib"];
 const LINKER: &str = "aarch64-linux-gnu-gcc";
 /// The second is what Debian calls the one that needs no libraries of its own.
 const EMULATORS: [&str; 2] = ["qemu-aarch64", "qemu-aarch64-static"];
@@ -88,8 +92,7 @@ impl Tools {
     /// A cargo that builds for the target, and runs what it built in the emulator.
     fn cargo(&self, args: &[&str]) -> Command {
         let variable = TARGET.to_uppercase().replace('-', "_");
-        // Cargo's own path to libraries is one to libraries of this machine.
-        let runner = format!("{} -L {SYSROOT} -U LD_LIBRARY_PATH", self.emulator);
+        let runner = format!("{} {}", self.emulator, EMULATION.join(" "));
         let mut command = Command::new(&self.cargo);
         command
             .args(args)
@@ -107,7 +110,7 @@ impl Tools {
     fn edgeward(&self, cpu: &str) -> Command {
         let mut command = Command::new(self.emulator);
         command
-            .args(["-L", SYSROOT])
+            .args(EMULATION)
             .arg(target_dir().join(TARGET).join("debug/edgeward"))
             .env("QEMU_CPU", cpu)
             .env_remove("LD_LIBRARY_PATH");

@@ -2,12 +2,13 @@
 //!
 //! - `check`: formatting, clippy, the arrows between our crates, where `unsafe` is, the dependencies' licences.
 //! - `make-teacher`: runs the example of that name in `crates/compress`.
-//! - `test`: `check`, then the models that tests need, then all tests. The README's test command, and CI's.
+//! - `test`: `check`, then the models and the browser that tests need, then all tests. The README's test command, and CI's.
 //! - `test-arm`: what runs on 64-bit Arm, in an emulator; see `arm.rs`.
 #![forbid(unsafe_code)]
 
 mod arm;
 mod arrows;
+mod browser;
 mod licences;
 mod metadata;
 mod unsafety;
@@ -21,7 +22,7 @@ const USAGE: &str = "\
 usage: cargo xtask CHORE
 
   check      rustfmt, clippy, arrows between crates, places of `unsafe`, licences of dependencies
-  test       check, fetch the models that tests need, and run all tests
+  test       check, fetch the models and the browser that tests need, and run all tests
   test-arm   build for 64-bit Arm; test kernels and engine, and ask a question, on three emulated processors
   make-teacher MODEL.gguf OUT.gguf
              a float model to test compression with, of a quantised one";
@@ -75,6 +76,9 @@ fn test() -> Outcome {
     let mut tests = cargo(&["test", "--workspace"]);
     for model in TEST_MODELS {
         tests.env(test_variable(model), pull(model)?);
+    }
+    if let Some(chromium) = browser::chromium() {
+        tests.env("EDGEWARD_TEST_CHROMIUM", chromium);
     }
     run(&mut tests)
 }

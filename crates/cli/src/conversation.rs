@@ -284,7 +284,9 @@ impl Conversation {
             return Ok(self.tokenizer.encode(&text, AddSpecial::Yes, ParseSpecial::No)?);
         };
         let system = self.system.iter().map(|system| Message::new("system", system.as_str()));
-        let messages: Vec<Message> = system.chain(self.messages.iter().cloned()).collect();
+        // What is said may quote a control token, and must not become one.
+        let all = system.chain(self.messages.iter().cloned());
+        let messages: Vec<Message> = all.map(|message| message.guarded(&self.tokenizer)).collect();
         let options = ChatOptions {
             bos_token: &self.bos_text,
             eos_token: &self.eos_text,

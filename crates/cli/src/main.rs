@@ -8,6 +8,7 @@ mod commands;
 mod conversation;
 mod device;
 mod engine_args;
+mod layers;
 mod output;
 mod resume;
 mod speed_limit;
@@ -16,7 +17,7 @@ mod store;
 use std::io;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use commands::{
     bench, completions, compress, eval, hear, inspect, keys, models, net, perplexity, probe, pull, rm, run,
@@ -74,7 +75,14 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let args = std::env::args_os().collect();
+    let cli = match layers::arguments(args, &Cli::command(), |name| std::env::var_os(name)) {
+        Ok(args) => Cli::parse_from(args),
+        Err(message) => {
+            eprintln!("{}", output::error_chain(&*Box::<dyn std::error::Error>::from(message)));
+            return ExitCode::FAILURE;
+        }
+    };
     let verbosity = if cli.quiet { Verbosity::Quiet } else { Verbosity::Normal };
     let outcome = match cli.command {
         Command::Run(args) => run::run(&args, verbosity),
@@ -112,11 +120,11 @@ fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use super::*;
 
     /// clap checks its definitions only when they are used, in debug builds.
     #[test]
     fn the_command_line_is_well_defined() {
-        super::Cli::command().debug_assert();
+        Cli::command().debug_assert();
     }
 }

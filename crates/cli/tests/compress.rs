@@ -266,3 +266,222 @@ fn what_a_stopped_job_has_done_is_used_and_of_another_job_is_not() {
     assert_ne!(four, five);
     assert_eq!(files(&sandbox), ["x.certificate.html", "x.certificate.json", "x.gguf"]);
 }
+
+#[test]
+fn a_vocabulary_can_be_trimmed_alone_or_on_the_way() {
+    let sandbox = Sandbox::new();
+    fs::write(sandbox.path("home").join("corpus"), "A short text of some words.\n".repeat(300)).unwrap();
+    for family in ["llama", "qwen2", "gemma3"] {
+        let model = tiny(&format!("{family}.gguf"));
+        let compress = |args: &[&str]| {
+            let base = [
+                "compress",
+                &model,
+                "--vocab-from",
+                "corpus",
+                "--vocab-size",
+                "300",
+                "-o",
+                "x.gguf",
+                "--json",
+            ];
+            json(&sandbox.run(&[&base, args].concat()).success())
+        };
+        let trimmed = &compress(&[])[0];
+        let vocabulary = &trimmed["vocabulary"];
+        let n_tokens = vocabulary["n_tokens"].as_u64().unwrap();
+        assert!((280..=300).contains(&n_tokens) && vocabulary["n_tokens_before"] == 320, "{vocabulary}");
+        // Its rows are copied: given that a kept token comes, nothing has changed.
+        assert_eq!((&trimmed["kl_divergence"], &trimmed["top1_agreement"]), (&0.0.into(), &1.0.into()));
+        let size = trimmed["size_bytes"].as_u64().unwrap();
+        let verify = ["eval", "./x.gguf", "--verify", "--vs", &model, "--text", "corpus", "--json"];
+        assert_eq!(json(&sandbox.run(&verify).success())["holds"], true);
+        // The teacher can still be compared with, in its own tokens too.
+        let eval = ["eval", "./x.gguf", "--vs", &model, "--text", &text(), "--window", "64"];
+        let report = json(&sandbox.run(&[&eval[..], &["--limit", "3000", "--json"]].concat()).success());
+        assert_eq!(report["kl_divergence"], 0.0);
+        assert!(report["by_text"]["bits_per_byte"].as_f64().unwrap() > 0.0, "{report}");
+        let answer = sandbox.run(&["run", "./x.gguf", "你好 😀", "--max-tokens", "2"]).success();
+        assert!(!answer.is_empty());
+
+        let both = &compress(&["--type", "Q4_0"])[0];
+        assert_eq!(both["vocabulary"]["n_tokens"], n_tokens);
+        assert!(both["size_bytes"].as_u64().unwrap() < size && both["kl_divergence"].as_f64().unwrap() > 0.0);
+        let inspected = sandbox.run(&["inspect", "./x.gguf"]).success();
+        assert!(inspected.contains(&format!("{n_tokens} of ")), "{inspected}");
+        let page = fs::read_to_string(sandbox.path("home").join("x.certificate.html")).unwrap();
+        assert!(page.contains("Bits by byte"));
+        assert_eq!(files(&sandbox), ["corpus", "x.certificate.html", "x.certificate.json", "x.gguf"]);
+    }
+    let model = tiny("llama.gguf");
+    let base =
+        ["compress", &model, "--vocab-from", "corpus", "--vocab-size", "300", "-o", "x.gguf", "--json"];
+    let sizes = json(&sandbox.run(&[&base[..], &["--size", "80KB"]].concat()).success());
+    assert!(sizes[0]["size_bytes"].as_u64().unwrap() <= 80_000);
+    assert!(sizes[0]["vocabulary"]["n_tokens"].as_u64().unwrap() < 320);
+}
+
+#[test]
+fn what_is_no_corpus_or_no_size_of_a_vocabulary_is_refused() {
+    let sandbox = Sandbox::new();
+    let model = tiny("llama.gguf");
+    let home = sandbox.path("home");
+    fs::write(home.join("empty"), "").unwrap();
+    fs::write(home.join("line"), "One line.").unwrap();
+    fs::write(home.join("binary"), b"\x7fELF\x02\x01\x00\xff\xfe\x00\x80").unwrap();
+    let text = text();
+    for (corpus, more, said) in [
+        ("empty", &[][..], "where 128 are needed"),
+        ("line", &[], "where 128 are needed"),
+        ("binary", &[], "as text"),
+        ("missing", &[], "could not read missing"),
+        (&text, &["--vocab-size", "100"], "a vocabulary of 100 tokens is too small"),
+    ] {
+        let ran =
+            sandbox.run(&[&["compress", &model, "--vocab-from", corpus, "-o", "x.gguf"], more].concat());
+        assert!(ran.failure().contains(said), "{corpus}");
+        assert_eq!(files(&sandbox), ["binary", "empty", "line"]);
+    }
+}
+
+#[test]
+fn a_model_can_be_pruned() {
+    let sandbox = Sandbox::new();
+    for family in ["llama", "qwen2", "gemma3"] {
+        let model = tiny(&format!("{family}.gguf"));
+        let compress = |args: &[&str]| {
+            let base = [
+                "compress",
+                &model,
+                "--calibration",
+                &text(),
+                "--calibration-tokens",
+                "4096",
+                "-o",
+                "x.gguf",
+            ];
+            sandbox.run(&[&base, args, &["--json"]].concat())
+        };
+        let pruned = &json(&compress(&["--prune", "10"]).success())[0];
+        let n_params = |name: &str| pruned["pruning"][name].as_u64().unwrap() as f64;
+        let left = n_params("n_params") / n_params("n_params_before");
+        assert!((0.6..=0.9).contains(&left), "{family}: {left}");
+        assert!(pruned["kl_divergence"].as_f64().unwrap() > 0.0);
+        let inspected = json(&sandbox.run(&["inspect", "./x.gguf", "--json"]).success());
+        assert_eq!(inspected["n_params"], pruned["pruning"]["n_params"]);
+        // The search has kept the best of what it tried.
+        let trials = pruned["pruning"]["trials"].as_array().unwrap();
+        let kl = |trial: &Value| trial["kl_divergence"].as_f64().unwrap();
+        let chosen = trials.iter().find(|trial| trial["shape"] == pruned["pruning"]["shape"]).unwrap();
+        assert!(trials.iter().all(|trial| kl(chosen) <= kl(trial) + 1e-6), "{trials:?}");
+        sandbox.run(&["run", "./x.gguf", "hello", "--max-tokens", "2"]).success();
+        assert!(sandbox.run(&["inspect", "./x.gguf"]).success().contains("million weights left"));
+        let all = json(&compress(&["--prune", "10", "--vocab-from", &text(), "--type", "Q8_0"]).success());
+        assert!(all[0]["size_bytes"].as_u64().unwrap() < pruned["size_bytes"].as_u64().unwrap());
+        let layers = compress(&["--drop-layers", "1"]);
+        if family == "gemma3" {
+            assert!(layers.failure().contains("attend to a window"));
+        } else {
+            let layers = &json(&layers.success())[0]["pruning"];
+            assert_eq!(layers["shape"]["dropped_layers"].as_array().unwrap().len(), 1);
+            assert!(compress(&["--drop-layers", "99"]).failure().contains("keeps one layer"));
+        }
+        assert!(compress(&["--prune", "90"]).failure().contains("no shape is as small"));
+        assert_eq!(files(&sandbox), ["x.certificate.html", "x.certificate.json", "x.gguf"]);
+        sandbox
+            .run(&["compress", &model, "--type", "Q4_0", "--calibration", &text(), "-o", "q.gguf"])
+            .success();
+        let quantised = ["compress", "./q.gguf", "--prune", "10", "--calibration", &text(), "-o", "y.gguf"];
+        assert!(sandbox.run(&quantised).failure().contains("quantised"));
+        fs::remove_file(sandbox.path("home").join("q.gguf")).unwrap();
+        for name in ["q.certificate.html", "q.certificate.json"] {
+            fs::remove_file(sandbox.path("home").join(name)).unwrap();
+        }
+    }
+}
+
+/// The program where no file may grow beyond `n_blocks` of 512 bytes: what a full disk does to it.
+fn on_a_full_disk(sandbox: &Sandbox, n_blocks: u32, args: &[&str]) -> support::Ran {
+    let script = format!("trap '' XFSZ; ulimit -f {n_blocks}; exec \"$0\" \"$@\"");
+    let program = env!("CARGO_BIN_EXE_edgeward");
+    let args = [&["-c", &script[..], program], args].concat();
+    sandbox.around(Path::new("/bin/sh"), &args).output().unwrap().into()
+}
+
+#[test]
+fn a_full_disk_leaves_no_broken_file_and_the_job_goes_on_later() {
+    let sandbox = Sandbox::new();
+    let model = tiny("llama.gguf");
+    let text = text();
+    for (more, n_blocks) in [
+        (&["--type", "Q4_0"][..], &[4, 40, 100][..]),
+        (&["--vocab-from", &text], &[4, 40, 400]),
+        (&["--prune", "20"], &[4, 100]),
+    ] {
+        let args = [&["compress", &model, "--calibration", &text, "-o", "x.gguf"], more].concat();
+        for n_blocks in n_blocks {
+            let error = on_a_full_disk(&sandbox, *n_blocks, &args).failure();
+            assert!(error.contains("x.gguf"), "{n_blocks}: {error}");
+            // It is not there, or whole and only without its certificate.
+            if sandbox.path("home").join("x.gguf").exists() {
+                sandbox.run(&["run", "./x.gguf", "hello", "--max-tokens", "1"]).success();
+                fs::remove_file(sandbox.path("home").join("x.gguf")).unwrap();
+            }
+            assert!(!files(&sandbox).iter().any(|name| name.ends_with(".partial")), "{:?}", files(&sandbox));
+        }
+        sandbox.run(&args).success();
+        sandbox.run(&["run", "./x.gguf", "hello", "--max-tokens", "1"]).success();
+        let after = fs::read(sandbox.path("home").join("x.gguf")).unwrap();
+        for name in files(&sandbox) {
+            fs::remove_file(sandbox.path("home").join(name)).unwrap();
+        }
+        sandbox.run(&args).success();
+        assert_eq!(
+            after,
+            fs::read(sandbox.path("home").join("x.gguf")).unwrap(),
+            "a job that was never stopped"
+        );
+        for name in files(&sandbox) {
+            fs::remove_file(sandbox.path("home").join(name)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_killed_job_goes_on() {
+    let sandbox = Sandbox::new();
+    let model = tiny("gemma3.gguf");
+    let text = text();
+    let args = ["compress", &model, "--type", "Q5_0", "--calibration", &text, "-o", "x.gguf"];
+    let file = sandbox.path("home").join("x.gguf");
+    sandbox.run(&args).success();
+    let whole = fs::read(&file).unwrap();
+    fs::remove_file(&file).unwrap();
+    for n_done in [1, 5, 20] {
+        let mut child = sandbox.command(&args).spawn().unwrap();
+        let n_files = || fs::read_dir(sandbox.path("home").join("x.gguf.work")).map_or(0, Iterator::count);
+        while child.try_wait().unwrap().is_none() && n_files() < n_done {
+            std::thread::yield_now();
+        }
+        // SIGKILL: nothing of the program runs any more.
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if file.exists() {
+            sandbox.run(&["run", "./x.gguf", "hello", "--max-tokens", "1"]).success();
+            fs::remove_file(&file).unwrap();
+        }
+    }
+    sandbox.run(&args).success();
+    assert!(fs::read(&file).unwrap() == whole, "a job that was never stopped gives the same");
+}
+
+#[test]
+fn calibration_text_of_another_language_will_do() {
+    let sandbox = Sandbox::new();
+    fs::write(sandbox.path("home").join("chinese"), "人人生而自由，在尊严和权利上一律平等。".repeat(200))
+        .unwrap();
+    let model = tiny("llama.gguf");
+    let args = ["compress", &model, "--type", "Q4_0", "--calibration", "chinese", "-o", "x.gguf"];
+    sandbox.run(&args).success();
+    sandbox.run(&["run", "./x.gguf", "hello", "--max-tokens", "2"]).success();
+}

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::compress::Step;
 use crate::error::Error;
-use crate::eval::{TextScores, Windows, score_window};
+use crate::eval::{PassageScores, Teacher, TextScores, Windows, score_window};
+use crate::prune::{Shape, Trial};
+use crate::vocabulary::Kept;
 
 /// Where the certificate is in a GGUF file's metadata, as JSON.
 pub const KEY: &str = "edgeward.certificate";
@@ -47,6 +49,104 @@ pub struct TensorRecord {
     /// Divergence that it was expected to cost, nats; none if types were not searched for.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub expected_kl: Option<f64>,
+}
+
+/// What was left out of a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PruningRecord {
+    /// Weights of the teacher.
+    pub n_params_before: u64,
+    /// Weights left.
+    pub n_params: u64,
+    /// The teacher's layers.
+    pub before: Shape,
+    /// What is left of them.
+    pub shape: Shape,
+    /// What was tried, in order.
+    pub trials: Vec<Trial>,
+}
+
+/// A vocabulary of which only a part was kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VocabularyRecord {
+    /// The text that decided.
+    pub corpus: FileId,
+    /// Tokens of the teacher.
+    pub n_tokens_before: usize,
+    /// Tokens kept.
+    pub n_tokens: usize,
+    /// Tokens that the corpus makes.
+    pub n_seen: usize,
+    /// Expected share of the tokens of such a text that are not among those kept.
+    pub missing_share: f64,
+    /// Whether the passages below did not decide which tokens were kept.
+    pub is_held_out: bool,
+    /// Bytes of these passages.
+    pub n_bytes: usize,
+    /// What they cost the result, bits by byte.
+    pub bits_per_byte: f64,
+    /// What they cost the teacher.
+    pub bits_per_byte_before: f64,
+    /// By which share the perplexity by token of the teacher has grown.
+    pub perplexity_increase: f64,
+    /// Of that share.
+    pub perplexity_increase_stderr: f64,
+}
+
+impl PruningRecord {
+    /// What is left, in a few words.
+    pub fn sentence(&self) -> String {
+        let Shape { dropped_layers, ffn_dim, n_kv_heads } = &self.shape;
+        let mut sentence = format!(
+            "{:.1} of {:.1} million weights left",
+            self.n_params as f64 / 1e6,
+            self.n_params_before as f64 / 1e6
+        );
+        if !dropped_layers.is_empty() {
+            let mut layers: Vec<usize> = dropped_layers.clone();
+            layers.sort_unstable();
+            let layers: Vec<String> = layers.iter().map(usize::to_string).collect();
+            let _ = write!(sentence, "; without the layers {}", layers.join(", "));
+        }
+        if *ffn_dim < self.before.ffn_dim {
+            let _ = write!(sentence, "; {ffn_dim} of {} neurons in each layer", self.before.ffn_dim);
+        }
+        if *n_kv_heads < self.before.n_kv_heads {
+            let _ = write!(
+                sentence,
+                "; {n_kv_heads} of {} groups of heads in each layer",
+                self.before.n_kv_heads
+            );
+        }
+        sentence
+    }
+}
+
+impl VocabularyRecord {
+    /// With what was measured on passages of the corpus.
+    pub fn new(
+        corpus: FileId,
+        n_tokens_before: usize,
+        kept: &Kept,
+        is_held_out: bool,
+        scores: &PassageScores,
+    ) -> VocabularyRecord {
+        let [bits_per_byte, bits_per_byte_before] = scores.bits_per_byte();
+        let (perplexity_increase, perplexity_increase_stderr) = scores.perplexity_increase();
+        VocabularyRecord {
+            corpus,
+            n_tokens_before,
+            n_tokens: kept.ids.len(),
+            n_seen: kept.n_seen,
+            missing_share: kept.missing_share,
+            is_held_out,
+            n_bytes: scores.n_bytes,
+            bits_per_byte,
+            bits_per_byte_before,
+            perplexity_increase,
+            perplexity_increase_stderr,
+        }
+    }
 }
 
 /// What was measured on the result.
@@ -85,7 +185,7 @@ impl Check {
     /// Those of the engines.
     pub fn measure(
         result: &mut Engine,
-        teacher: &mut Engine,
+        teacher: &mut Teacher,
         (windows, is_held_out): (&Windows, bool),
         cancel: &CancelToken,
         watch: &mut dyn FnMut(Step),
@@ -153,6 +253,12 @@ pub struct Certificate {
     pub expected_kl: Option<f64>,
     /// Measured on the result.
     pub check: Check,
+    /// What was left out, if the model was pruned.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pruning: Option<PruningRecord>,
+    /// What became of the vocabulary, if it was trimmed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub vocabulary: Option<VocabularyRecord>,
     /// The matrices.
     pub tensors: Vec<TensorRecord>,
     /// Sizes that were solved for, smallest first.
@@ -205,6 +311,25 @@ impl Certificate {
         row("Perplexity", format!("{:.3} ± {:.3}", c.perplexity, c.perplexity_stderr));
         let held_out = if c.is_held_out { "none of which calibrated" } else { "which calibrated too" };
         row("Measured on", format!("{} windows, {held_out}", c.n_windows));
+        if let Some(p) = &self.pruning {
+            row("Pruned", p.sentence());
+        }
+        if let Some(v) = &self.vocabulary {
+            row("Vocabulary", format!("{} of {} tokens", v.n_tokens, v.n_tokens_before));
+            row("Taken from", format!("{}, SHA-256 {}", v.corpus.name, v.corpus.sha256));
+            row("Tokens missing in such a text", format!("{:.2} % expected", v.missing_share * 100.0));
+            row(
+                "Bits by byte",
+                format!(
+                    "{:.4}, the teacher {:.4}; perplexity {:+.2} ± {:.2} %",
+                    v.bits_per_byte,
+                    v.bits_per_byte_before,
+                    v.perplexity_increase * 100.0,
+                    v.perplexity_increase_stderr * 100.0
+                ),
+            );
+            row("Divergence above", "from the teacher given that one of the kept tokens comes".to_owned());
+        }
         page.push_str("</table>\n");
         if self.candidates.len() > 1 {
             page.push_str("<h2>Size against divergence</h2>\n");
@@ -370,6 +495,8 @@ mod tests {
                 perplexity: 20.5,
                 perplexity_stderr: 0.5,
             },
+            pruning: None,
+            vocabulary: None,
             tensors: vec![TensorRecord {
                 name: "blk.0.attn_q.weight".to_owned(),
                 dtype: "Q5_0".to_owned(),

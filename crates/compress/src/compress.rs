@@ -422,7 +422,7 @@ pub(crate) fn widened(tensor: &Tensor) -> Vec<f32> {
     weights
 }
 
-fn floats(dtype: DType, weights: &[f32]) -> Vec<u8> {
+pub(crate) fn floats(dtype: DType, weights: &[f32]) -> Vec<u8> {
     match dtype {
         DType::F16 => weights.iter().flat_map(|w| f16::from_f32(*w).to_le_bytes()).collect(),
         DType::BF16 => weights.iter().flat_map(|w| half::bf16::from_f32(*w).to_le_bytes()).collect(),

@@ -63,6 +63,23 @@ pub enum Error {
         /// Why.
         reason: &'static str,
     },
+    /// The corpus that a vocabulary shall be taken from is of no use.
+    BadCorpus {
+        /// Why.
+        reason: &'static str,
+    },
+    /// A model cannot be pruned as asked.
+    CannotPrune {
+        /// Why.
+        reason: &'static str,
+    },
+    /// More tokens must stay than may.
+    VocabularyTooSmall {
+        /// How many may.
+        wanted: usize,
+        /// How many must.
+        needed: usize,
+    },
     /// The caller cancelled.
     Cancelled,
 }
@@ -96,6 +113,19 @@ impl fmt::Display for Error {
             Error::BadCalibration { reason } => {
                 write!(f, "the calibration text cannot be used: {reason}; give some pages of ordinary text")
             }
+            Error::BadCorpus { reason } => {
+                write!(
+                    f,
+                    "no vocabulary can be taken from the corpus: {reason}; give some pages of ordinary text"
+                )
+            }
+            Error::CannotPrune { reason } => {
+                write!(f, "the model cannot be pruned so: {reason}; ask for less")
+            }
+            Error::VocabularyTooSmall { wanted, needed } => write!(
+                f,
+                "a vocabulary of {wanted} tokens is too small: bytes and control tokens alone are {needed}; ask for more"
+            ),
             Error::Cancelled => f.write_str("cancelled"),
         }
     }

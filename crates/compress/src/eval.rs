@@ -8,10 +8,15 @@
 //! Divergence is that of Kullback and Leibler from the teacher's distribution to the student's at each scored position,
 //! natural logarithms. Both models go through the text side by side, a few positions at a time, so no file of logits
 //! is needed and memory does not grow with the text.
+//!
+//! A model whose vocabulary was trimmed ([`crate::vocabulary`]) is compared with its teacher in two ways. Divergence is
+//! from the teacher's distribution over the tokens that are left, given that it is one of them, on the text as the model
+//! cuts it. And since both cut a text differently, each also reads the same passages its own way: what these cost each in
+//! all, by byte and by word, is comparable whatever the tokens are ([`PassageScores`]).
 
 use std::ops::Range;
 
-use edgeward_engine::{CancelToken, Engine, Isa, log_probability};
+use edgeward_engine::{CancelToken, Engine, Isa, Sequence, log_probability};
 use edgeward_kernels::{Pool, Vectorized};
 use edgeward_model::tokenizer::{AddSpecial, ParseSpecial, Tokenizer};
 use serde::{Deserialize, Serialize};
@@ -253,6 +258,78 @@ pub struct TextScores {
     pub divergence: Divergence,
 }
 
+/// The model that others are compared with.
+pub struct Teacher {
+    /// It.
+    pub engine: Engine,
+    /// For each token of the others, its own; none if they are the same.
+    ids: Option<Vec<u32>>,
+}
+
+impl Teacher {
+    /// For students of a vocabulary of `vocab_size` tokens that `student` encodes: the teacher's own, or a part of it.
+    ///
+    /// # Errors
+    /// If it is neither.
+    pub fn new(
+        engine: Engine,
+        tokenizer: &Tokenizer,
+        student: &Tokenizer,
+        vocab_size: usize,
+    ) -> Result<Teacher, Error> {
+        let n_rows = engine.config().vocab_size;
+        if n_rows == vocab_size {
+            return Ok(Teacher { engine, ids: None });
+        }
+        let ids = ids_in(student, tokenizer).filter(|ids| ids.len() == vocab_size);
+        let mismatch = Error::VocabularyMismatch { student: vocab_size, teacher: n_rows };
+        Ok(Teacher { engine, ids: Some(ids.ok_or(mismatch)?) })
+    }
+
+    /// Whether the students' vocabulary is a part of its own.
+    pub fn has_more_tokens(&self) -> bool {
+        self.ids.is_some()
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.ids.as_ref().map_or(self.engine.config().vocab_size, Vec::len)
+    }
+
+    /// Appends the logits after `piece` from the `first`-th token on to `out`: of the students' tokens.
+    fn score(
+        &mut self,
+        sequence: &mut Sequence,
+        piece: &[u32],
+        first: usize,
+        cancel: &CancelToken,
+        out: &mut Vec<f32>,
+    ) -> Result<(), Error> {
+        let Teacher { engine, ids } = self;
+        match ids {
+            None => {
+                engine.score(sequence, piece, first, cancel, |_, logits| out.extend_from_slice(logits))?
+            }
+            Some(ids) => {
+                let piece: Vec<u32> = piece.iter().map(|id| ids[*id as usize]).collect();
+                engine.score(sequence, &piece, first, cancel, |_, logits| {
+                    out.extend(ids.iter().map(|id| logits[*id as usize]));
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// For each token of `part` its id in `whole`, if all are there, in the same order.
+fn ids_in(part: &Tokenizer, whole: &Tokenizer) -> Option<Vec<u32>> {
+    let mut others = 0..whole.vocab_size() as u32;
+    let id_of = |id: u32| {
+        let (kind, bytes) = (part.kind(id), part.token_bytes(id).ok()?);
+        others.find(|&other| whole.kind(other) == kind && whole.token_bytes(other).is_ok_and(|b| b == bytes))
+    };
+    (0..part.vocab_size() as u32).map(id_of).collect()
+}
+
 /// Scores one window of one or several models, each with what it has shown so far; the teacher, which costs the most,
 /// reads it once for all. `row` sees each scored position's logits of each model. On an error nothing is added.
 ///
@@ -262,13 +339,12 @@ pub fn score_window(
     windows: &Windows,
     idx: usize,
     students: &mut [(&mut Engine, &mut TextScores)],
-    mut teacher: Option<&mut Engine>,
+    mut teacher: Option<&mut Teacher>,
     cancel: &CancelToken,
     row: &mut dyn FnMut(&[f32]),
 ) -> Result<(), Error> {
     for (student, _) in students.iter() {
-        let (student, teacher) =
-            (student.config().vocab_size, teacher.as_ref().map(|t| t.config().vocab_size));
+        let (student, teacher) = (student.config().vocab_size, teacher.as_ref().map(|t| t.vocab_size()));
         if let Some(teacher) = teacher.filter(|teacher| *teacher != student) {
             return Err(Error::VocabularyMismatch { student, teacher });
         }
@@ -276,7 +352,7 @@ pub fn score_window(
     let window = windows.window(idx);
     let scored = windows.scored();
     let mut sequences: Vec<_> = students.iter().map(|(student, _)| student.new_sequence()).collect();
-    let mut teacher_sequence = teacher.as_ref().map(|teacher| teacher.new_sequence());
+    let mut teacher_sequence = teacher.as_ref().map(|teacher| teacher.engine.new_sequence());
     let mut scores = vec![TextScores::default(); students.len()];
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     // The first piece is the unscored beginning and some rows; then a few rows at a time.
@@ -289,7 +365,7 @@ pub fn score_window(
         let piece = &window[at..end];
         if let (Some(teacher), Some(sequence)) = (&mut teacher, &mut teacher_sequence) {
             theirs.clear();
-            teacher.score(sequence, piece, first, cancel, |_, logits| theirs.extend_from_slice(logits))?;
+            teacher.score(sequence, piece, first, cancel, &mut theirs)?;
         }
         for (((student, _), sequence), scores) in students.iter_mut().zip(&mut sequences).zip(&mut scores) {
             ours.clear();
@@ -312,6 +388,107 @@ pub fn score_window(
         total.divergence.n_same += scores.divergence.n_same;
     }
     Ok(())
+}
+
+/// Bytes of a passage, about: some hundred tokens, so that most have much before them.
+const PASSAGE_BYTES: usize = 2048;
+
+/// Cuts a text into passages of about 2 KB, between lines or else words.
+pub fn passages(text: &str) -> Vec<&str> {
+    let mut passages = Vec::new();
+    let mut rest = text;
+    while rest.len() > PASSAGE_BYTES {
+        let bytes = rest.as_bytes();
+        let ends = PASSAGE_BYTES..bytes.len().min(2 * PASSAGE_BYTES);
+        let at = ends.clone().find(|&end| bytes[end - 1] == b'\n');
+        let at = at.or_else(|| ends.clone().find(|&end| bytes[end] == b' '));
+        let at = at.or_else(|| ends.clone().find(|&end| rest.is_char_boundary(end)));
+        let (passage, after) = rest.split_at(at.unwrap_or(rest.len()));
+        passages.push(passage);
+        rest = after;
+    }
+    if !rest.is_empty() {
+        passages.push(rest);
+    }
+    passages
+}
+
+/// What passages cost two models, each of which cuts them into its own tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PassageScores {
+    /// Passages read.
+    pub n_passages: usize,
+    /// Bytes in them.
+    pub n_bytes: usize,
+    /// Words in them, as white space divides them.
+    pub n_words: usize,
+    /// Tokens, as the student cuts them and as the teacher does.
+    pub n_tokens: [usize; 2],
+    nats: [f64; 2],
+    /// For each passage, how much more it costs the student.
+    differences: Sums,
+}
+
+impl PassageScores {
+    /// Lets both read a passage, from its first token on. On an error nothing is added.
+    ///
+    /// # Errors
+    /// Those of engines and tokenizers.
+    pub fn read(
+        &mut self,
+        passage: &str,
+        student: (&mut Engine, &Tokenizer),
+        teacher: (&mut Engine, &Tokenizer),
+        cancel: &CancelToken,
+    ) -> Result<(), Error> {
+        let (ours, n_ours) = nats_of(passage, student.0, student.1, cancel)?;
+        let (theirs, n_theirs) = nats_of(passage, teacher.0, teacher.1, cancel)?;
+        self.n_passages += 1;
+        self.n_bytes += passage.len();
+        self.n_words += passage.split_whitespace().count();
+        self.n_tokens = [self.n_tokens[0] + n_ours, self.n_tokens[1] + n_theirs];
+        self.nats = [self.nats[0] + ours, self.nats[1] + theirs];
+        self.differences.push(ours - theirs);
+        Ok(())
+    }
+
+    /// Bits by byte, of student and teacher.
+    pub fn bits_per_byte(&self) -> [f64; 2] {
+        self.nats.map(|nats| nats / std::f64::consts::LN_2 / self.n_bytes as f64)
+    }
+
+    /// e to the mean cost of a word, of student and teacher.
+    pub fn word_perplexity(&self) -> [f64; 2] {
+        self.nats.map(|nats| (nats / self.n_words as f64).exp())
+    }
+
+    /// Perplexity by token of the teacher: by how much the student's is larger, as a share; and the standard error.
+    pub fn perplexity_increase(&self) -> (f64, f64) {
+        let by_token = self.differences.n as f64 / self.n_tokens[1] as f64;
+        let ratio = (self.differences.mean() * by_token).exp();
+        (ratio - 1.0, ratio * self.differences.standard_error() * by_token)
+    }
+}
+
+/// What a passage costs a model, nats, and its tokens.
+fn nats_of(
+    passage: &str,
+    engine: &mut Engine,
+    tokenizer: &Tokenizer,
+    cancel: &CancelToken,
+) -> Result<(f64, usize), Error> {
+    let tokens = tokenizer.encode(passage, AddSpecial::No, ParseSpecial::No)?;
+    // The first token follows on something too: a beginning, or the end of another text.
+    let start = tokenizer.bos().or(tokenizer.eos()).unwrap_or_default();
+    let mut nats = 0.0;
+    for piece in tokens.chunks(engine.context_len()) {
+        let read: Vec<u32> = [start].iter().chain(&piece[..piece.len() - 1]).copied().collect();
+        let mut sequence = engine.new_sequence();
+        engine.score(&mut sequence, &read, 0, cancel, |i, logits| {
+            nats -= log_probability(logits, piece[i]);
+        })?;
+    }
+    Ok((nats, tokens.len()))
 }
 
 fn merged(a: Sums, b: Sums) -> Sums {

@@ -201,6 +201,81 @@ impl Factor {
     pub fn n_cols(&self) -> usize {
         self.n_cols
     }
+
+    /// Replaces each row b of `rows`, `[n, n_cols]`, by the x with x H = b.
+    pub fn solve(&self, pool: &mut Pool, isa: Isa, rows: &mut [f64]) {
+        pool.run_chunks(rows, self.n_cols, |_, row| isa.vectorize(Solve { factor: self, row }));
+    }
+
+    /// The diagonal of the inverse of H, `[n_cols]`.
+    pub fn inverse_diagonal(&self, pool: &mut Pool, isa: Isa) -> Vec<f64> {
+        let mut diagonal = vec![0.0; self.n_cols];
+        pool.run_chunks(&mut diagonal, 1, |i, entry| {
+            entry[0] = isa.vectorize(InverseEntry { factor: self, idx: i });
+        });
+        diagonal
+    }
+}
+
+/// x H = b, that is M D M^T x = b: from the last entry to the first, divided by D, and back.
+struct Solve<'a> {
+    factor: &'a Factor,
+    row: &'a mut [f64],
+}
+
+impl Vectorized for Solve<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        let Solve { factor: Factor { n_cols, unit_upper, diagonal, .. }, row } = self;
+        for i in (0..*n_cols).rev() {
+            let (x, after) = row[i..].split_first_mut().expect("i is a column");
+            *x -= dot(after, &unit_upper[i * n_cols + i + 1..(i + 1) * n_cols]);
+        }
+        row.iter_mut().zip(diagonal).for_each(|(x, d)| *x /= f64::from(*d));
+        for i in 0..*n_cols {
+            let (x, after) = row[i..].split_first_mut().expect("i is a column");
+            let m = &unit_upper[i * n_cols + i + 1..(i + 1) * n_cols];
+            after.iter_mut().zip(m).for_each(|(y, m)| *y -= *x * f64::from(*m));
+        }
+    }
+}
+
+/// Entry `idx` of the inverse's diagonal. As H^-1 = M^-T D^-1 M^-1, it is the sum of (M^-1)_{i,idx}^2 / D_i over i up to
+/// `idx`; the column of M^-1 comes from its last entry to its first.
+struct InverseEntry<'a> {
+    factor: &'a Factor,
+    idx: usize,
+}
+
+impl Vectorized for InverseEntry<'_> {
+    type Output = f64;
+    #[inline(always)]
+    fn run(self) -> f64 {
+        let InverseEntry { factor: Factor { n_cols, unit_upper, diagonal, .. }, idx } = self;
+        let mut column = vec![0.0f64; idx + 1];
+        column[idx] = 1.0;
+        let mut entry = 1.0 / f64::from(diagonal[idx]);
+        for i in (0..idx).rev() {
+            let m = &unit_upper[i * n_cols + i + 1..i * n_cols + idx + 1];
+            column[i] = -dot(&column[i + 1..], m);
+            entry += column[i] * column[i] / f64::from(diagonal[i]);
+        }
+        entry
+    }
+}
+
+#[inline(always)]
+fn dot(a: &[f64], b: &[f32]) -> f64 {
+    let mut sums = [0.0f64; LANES_F64];
+    let ((whole_a, rest_a), (whole_b, rest_b)) = (a.as_chunks::<LANES_F64>(), b.as_chunks::<LANES_F64>());
+    for (a, b) in whole_a.iter().zip(whole_b) {
+        for l in 0..LANES_F64 {
+            sums[l] = a[l].mul_add(f64::from(b[l]), sums[l]);
+        }
+    }
+    let rest: f64 = rest_a.iter().zip(rest_b).map(|(a, b)| a * f64::from(*b)).sum();
+    sums.iter().sum::<f64>() + rest
 }
 
 /// row[j] -= panel[row_idx] . panel[row_idx + j], for the columns from the row's own on.

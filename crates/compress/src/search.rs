@@ -246,9 +246,9 @@ impl Compressor<'_> {
             .map(|i| i * n_rows / n_rows.min(SAMPLE_ROWS))
             .flat_map(|row| weights[row * n_cols..(row + 1) * n_cols].iter().copied())
             .collect();
-        let error =
+        let mut error =
             |dtype| rounding::round(engine.pool(), Isa::best(), dtype, &sample, factor, Effort::QUICK).loss;
-        let errors = TYPES.map(error);
+        let errors = TYPES.map(&mut error);
         let of_anchor = error(ANCHOR);
 
         let rounded = rounding::round(engine.pool(), Isa::best(), ANCHOR, &weights, factor, Effort::QUICK);

@@ -18,6 +18,8 @@ use minijinja::value::{Kwargs, Serde, Value, ValueKind};
 use minijinja::{Environment, ErrorKind, State, context};
 use serde::Serialize;
 
+use crate::tokenizer::Tokenizer;
+
 /// Fuel for a rendering, whatever the conversation: 60 thousand steps, or 4 MB of text; published templates take less
 /// than a tenth.
 const FUEL_BASE: u64 = 60_000;
@@ -61,6 +63,32 @@ impl Message {
     /// A message of nothing but text.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Message {
         Message { role: role.into(), content: content.into(), extra: serde_json::Map::new() }
+    }
+
+    /// The message with all its texts, but not its role, [guarded](Tokenizer::guard): it cannot forge another.
+    pub fn guarded(&self, tokenizer: &Tokenizer) -> Message {
+        let extra = self.extra.iter().map(|(name, value)| (name.clone(), guarded(value, tokenizer)));
+        Message {
+            role: self.role.clone(),
+            content: tokenizer.guard(&self.content).into_owned(),
+            extra: extra.collect(),
+        }
+    }
+}
+
+/// A value with all its texts [guarded](Tokenizer::guard), and the names in it: tools for a template, say.
+pub fn guarded(value: &serde_json::Value, tokenizer: &Tokenizer) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        Value::String(text) => tokenizer.guard(text).into_owned().into(),
+        Value::Array(values) => values.iter().map(|value| guarded(value, tokenizer)).collect(),
+        Value::Object(fields) => {
+            let field = |(name, value): (&String, &Value)| {
+                (tokenizer.guard(name).into_owned(), guarded(value, tokenizer))
+            };
+            Value::Object(fields.iter().map(field).collect())
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
     }
 }
 

@@ -25,6 +25,7 @@ use crate::Server;
 use crate::error::{ApiError, Dialect};
 use crate::keys::{Refusal, Scope};
 use crate::model::Tally;
+use crate::routes::page;
 
 /// What a caller may do, and what it has cost so far.
 #[derive(Clone, Debug)]
@@ -129,7 +130,7 @@ enum Need {
     Scope(Scope),
 }
 
-/// What a request needs; `None` for what everybody may see: whether the server is there.
+/// What a request needs; `None` for what everybody may see: whether the server is there, and the page.
 fn scope_of(path: &str) -> Option<Need> {
     match path {
         "/health" | "/ready" => None,
@@ -139,6 +140,7 @@ fn scope_of(path: &str) -> Option<Need> {
             Some(Need::Any)
         }
         _ if path.starts_with("/v1/models/") => Some(Need::Any),
+        _ if page::is_page(path) => None,
         _ => Some(Need::Scope(Scope::Chat)),
     }
 }
@@ -231,12 +233,20 @@ mod tests {
 
     #[test]
     fn everything_unknown_needs_a_key() {
-        for path in
-            ["/v1/chat/completions", "/anything", "/health/", "//health", "/v1/../health", "/metricsx"]
-        {
+        for path in [
+            "/v1/chat/completions",
+            "/anything",
+            "/health/",
+            "//health",
+            "/v1/../health",
+            "/metricsx",
+            "//",
+            "/page/",
+        ] {
             assert_eq!(scope_of(path), Some(Need::Scope(Scope::Chat)), "{path}");
         }
         assert_eq!(scope_of("/metrics"), Some(Need::Scope(Scope::Admin)));
         assert_eq!(scope_of("/health"), None);
+        assert_eq!(scope_of("/page/main.js"), None);
     }
 }

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
 use edgeward_model::Model;
-use edgeward_model::chat::{ChatOptions, ChatTemplate, Message};
+use edgeward_model::chat::{self, ChatOptions, ChatTemplate, Message};
 use edgeward_model::tokenizer::{AddSpecial, ParseSpecial, Tokenizer};
 use serde_json::Value;
 
@@ -79,15 +79,22 @@ impl ModelText {
                            --chat-template";
             return Err(ApiError::field("messages", message).code("no_chat_template"));
         };
+        // No word of a request may steer the model: only the template writes control tokens.
+        let messages: Vec<Message> =
+            messages.iter().map(|message| message.guarded(&self.tokenizer)).collect();
+        let tools = tools.map(|tools| chat::guarded(tools, &self.tokenizer));
+        let guard = |(name, value): (&String, &Value)| (name.clone(), chat::guarded(value, &self.tokenizer));
+        let variables: Option<serde_json::Map<_, _>> =
+            variables.map(|variables| variables.iter().map(guard).collect());
         let options = ChatOptions {
             bos_token: self.tokenizer.text_of(self.tokenizer.bos()),
             eos_token: self.tokenizer.text_of(self.tokenizer.eos()),
-            tools,
-            variables,
+            tools: tools.as_ref(),
+            variables: variables.as_ref(),
             now_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as i64),
             ..ChatOptions::default()
         };
-        template.apply(messages, &options).map_err(|error| {
+        template.apply(&messages, &options).map_err(|error| {
             let mut message = error.to_string();
             let mut cause = std::error::Error::source(&error);
             while let Some(error) = cause {

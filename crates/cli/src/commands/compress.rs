@@ -1,28 +1,40 @@
 //! `edgeward compress`: a smaller file of a model.
 
+mod temporary;
+mod vocabulary;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::ValueEnum;
-use edgeward_compress::certificate::{self, Candidate, Certificate, Check, FileId, TensorRecord};
+use edgeward_compress::certificate::{
+    self, Candidate, Certificate, Check, FileId, PruningRecord, TensorRecord, VocabularyRecord,
+};
 use edgeward_compress::compress::{Assignment, Compressor, Options, Step, add_metadata};
-use edgeward_compress::eval::Windows;
+use edgeward_compress::eval::{Teacher, Windows};
+use edgeward_compress::prune::{Goal, Shape};
 use edgeward_compress::rounding::Effort;
 use edgeward_compress::search::{self, Measured};
-use edgeward_engine::{CancelToken, Engine};
+use edgeward_compress::vocabulary::{Kept, Limit, MISSING_SHARE};
+use edgeward_engine::CancelToken;
 use edgeward_kernels::DType;
 use edgeward_model::Model;
 use edgeward_model::gguf::Value;
+use edgeward_model::tokenizer::Tokenizer;
 use serde::Serialize;
 
-use crate::Outcome;
 use crate::device;
 use crate::engine_args;
 use crate::output::{self, Align, Table};
 use crate::resume::Resume;
 use crate::store::{self, Progress, Verbosity, human_bytes};
+use temporary::Temporary;
+use vocabulary::Trimming;
+pub use vocabulary::sentence as vocabulary_sentence;
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// Tokens of a window of calibration text: long enough that most positions see much before them.
 const WINDOW_LEN: usize = 512;
@@ -40,6 +52,9 @@ Examples:
   edgeward compress teacher.gguf --size 92MB --calibration wiki.valid.txt -o small.gguf
   edgeward compress teacher.gguf --size 105MB,92MB,85MB --calibration wiki.valid.txt -o small.gguf
   edgeward compress teacher.gguf --type Q4_0 --calibration wiki.valid.txt -o small.gguf
+  edgeward compress gemma3-270m --vocab-from corpus.txt -o small.gguf
+  edgeward compress teacher.gguf --prune 15 --calibration wiki.valid.txt -o small.gguf
+  edgeward compress teacher.gguf --vocab-from corpus.txt --vocab-size 20000 --size 60MB -o small.gguf
 
 The calibration text should look like what the model will read: its activations on that text decide which errors matter.
 Some hundred kilobytes are enough. Stopped by Ctrl-C or otherwise, the same command goes on from where it was.")]
@@ -48,7 +63,8 @@ pub struct Args {
     model: String,
     /// Bytes of the file at most, such as 92MB or 88MiB: the best type for each matrix is searched for. Several sizes
     /// share the measurements, and their names get the size: small-92MB.gguf
-    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = parse_size, required_unless_present = "dtype")]
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = parse_size,
+        required_unless_present_any = ["dtype", "vocab_from", "prune", "drop_layers"])]
     size: Vec<Size>,
     /// Only types that llama.cpp and other readers of GGUF files know; without it, the EW types of 2.25 to 6.25 bits,
     /// which lose less at the same size, are chosen from too
@@ -57,9 +73,23 @@ pub struct Args {
     /// One type for all matrices. Those called EW are Edgeward's own
     #[arg(long = "type", value_name = "TYPE", value_enum, ignore_case = true, conflicts_with = "size")]
     dtype: Option<TypeArg>,
-    /// A text of the kind that the model will read
+    /// Keep only the tokens that texts like this one need; every text can still be encoded. Without --size or --type
+    /// nothing else is changed
     #[arg(long, value_name = "FILE")]
-    calibration: PathBuf,
+    vocab_from: Option<PathBuf>,
+    /// Tokens to keep at most [default: as it takes to miss one in a thousand of such a text]
+    #[arg(long, value_name = "N", requires = "vocab_from", value_parser = clap::value_parser!(u32).range(1..))]
+    vocab_size: Option<u32>,
+    /// Leave out at least so many percent of the weights: layers, neurons and heads, of each as many as costs the least.
+    /// What is left is adjusted. Needs float weights, unless --size or --type rounds the result
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent, conflicts_with = "drop_layers")]
+    prune: Option<f64>,
+    /// Leave out so many whole layers, one after the other those that are missed the least. As --prune
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    drop_layers: Option<u16>,
+    /// A text of the kind that the model will read [default: that of --vocab-from]
+    #[arg(long, value_name = "FILE", required_unless_present = "vocab_from")]
+    calibration: Option<PathBuf>,
     /// Only so many tokens of the text, evenly spread
     #[arg(long, value_name = "TOKENS", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(512..))]
     calibration_tokens: u32,
@@ -149,6 +179,11 @@ fn parse_size(text: &str) -> Result<Size, String> {
     Ok(Size { text: text.to_owned(), bytes: bytes as u64 })
 }
 
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let percent = text.trim_end_matches('%').parse().ok().filter(|percent| (0.1..=90.0).contains(percent));
+    percent.ok_or_else(|| format!("{text:?} is no percentage from 0.1 to 90"))
+}
+
 #[derive(Serialize)]
 struct Report {
     output: PathBuf,
@@ -161,6 +196,10 @@ struct Report {
     kl_divergence_stderr: f64,
     top1_agreement: f64,
     perplexity: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pruning: Option<PruningRecord>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vocabulary: Option<VocabularyRecord>,
 }
 
 /// One file to be made.
@@ -173,25 +212,27 @@ struct Target {
 }
 
 /// Runs the command.
-pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
+pub fn run(args: &Args, verbosity: Verbosity) -> crate::Outcome {
     let mut progress = Progress::new(verbosity);
-    let text = fs::read_to_string(&args.calibration).map_err(|error| {
-        format!(
-            "could not read {} as text: {error}; give some pages of ordinary text",
-            args.calibration.display()
+    // Whatever can be wrong with the input is told before the long work.
+    let path = args.calibration.as_ref().or(args.vocab_from.as_ref()).ok_or("give a --calibration text")?;
+    let text = read_text(path)?;
+    let corpus: Option<Result<_, String>> =
+        args.vocab_from.as_ref().map(|path| Ok((read_text(path)?, file_id(path)?)));
+    let corpus = corpus.transpose()?;
+    let teacher = engine_args::open(&args.model, &mut progress)?;
+    if teacher.gguf().is_none() {
+        return Err(format!(
+            "{} is not a GGUF file: convert the model to one first",
+            teacher.path().display()
         )
-    })?;
-    let model = engine_args::open(&args.model, &mut progress)?;
-    if model.gguf().is_none() {
-        return Err(
-            format!("{} is not a GGUF file: convert the model to one first", model.path().display()).into()
-        );
+        .into());
     }
-    let window_len = WINDOW_LEN.min(model.config().context_len).max(4);
-    let windows = Windows::new(&model.tokenizer()?, &text, window_len)?;
+    let window_len = WINDOW_LEN.min(teacher.config().context_len).max(4);
     let n_wanted = (args.calibration_tokens as usize / window_len).max(1);
-    let (windows, check_windows, is_held_out) = certificate::split(&windows, n_wanted);
-    let (teacher, calibration) = (file_id(model.path())?, file_id(&args.calibration)?);
+    let tokenizer = teacher.tokenizer()?;
+    Windows::new(&tokenizer, &text, window_len)?;
+    let ids = (file_id(teacher.path())?, file_id(path)?);
 
     let cancel = CancelToken::new();
     let on_signal = cancel.clone();
@@ -208,18 +249,26 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
         }
         progress.set(step.n_done);
     };
-    let job = format!("{} {} {window_len} {}", teacher.sha256, calibration.sha256, windows.len());
-    let mut work = Work {
+    let trimming = corpus.as_ref().map(|(text, id)| Trimming {
+        text,
+        id: id.clone(),
+        limit: args.vocab_size.map_or(Limit::MissingShare(MISSING_SHARE), |n| Limit::Tokens(n as usize)),
+        window_len,
+        n_windows: n_wanted,
+    });
+    let job = Job {
         args,
-        model: &model,
+        teacher: &teacher,
+        tokenizer: &tokenizer,
+        trimming,
+        text: &text,
+        window_len,
+        n_windows: n_wanted,
+        ids: (&ids.0, &ids.1),
         cancel: &cancel,
         n_threads,
-        job: &job,
-        windows: &windows,
-        check: (&check_windows, is_held_out),
-        ids: (&teacher, &calibration),
     };
-    let outcome = work.make_all(&mut watch);
+    let outcome = job.make_all(&mut watch);
     progress.finish();
     let reports = match outcome {
         Err(_) if cancel.is_cancelled() => {
@@ -242,49 +291,167 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
         ]);
     }
     table.print()?;
+    for report in &reports {
+        if let Some(pruning) = &report.pruning {
+            output::print_line(&pruning.sentence())?;
+        }
+        if let Some(vocabulary) = &report.vocabulary {
+            output::print_line(&vocabulary_sentence(vocabulary))?;
+        }
+    }
     Ok(())
 }
 
 /// What all files of one command have in common.
-struct Work<'a> {
+struct Job<'a> {
     args: &'a Args,
-    model: &'a Arc<Model>,
-    cancel: &'a CancelToken,
-    n_threads: usize,
-    /// What measurements and rounded matrices depend on.
-    job: &'a str,
-    windows: &'a Windows,
-    check: (&'a Windows, bool),
+    teacher: &'a Arc<Model>,
+    /// The teacher's.
+    tokenizer: &'a Tokenizer,
+    trimming: Option<Trimming<'a>>,
+    /// That calibrates.
+    text: &'a str,
+    window_len: usize,
+    n_windows: usize,
     /// Of teacher and calibration text.
     ids: (&'a FileId, &'a FileId),
+    cancel: &'a CancelToken,
+    n_threads: usize,
+}
+
+/// A job whose model has the shapes that its files will have.
+struct Work<'a> {
+    job: &'a Job<'a>,
+    model: &'a Arc<Model>,
+    tokenizer: &'a Tokenizer,
+    pruned: Option<&'a PruningRecord>,
+    kept: Option<&'a Kept>,
+    /// What measurements and rounded matrices depend on.
+    key: &'a str,
+    windows: &'a Windows,
+    check: (&'a Windows, bool),
+}
+
+impl Job<'_> {
+    fn make_all(&self, watch: &mut dyn FnMut(Step)) -> Outcome<Vec<Report>> {
+        let Job { teacher, n_threads, cancel, window_len, .. } = *self;
+        let output = &self.args.output;
+        // What was made last; the next step begins with it.
+        let (mut model, mut last) = (Arc::clone(teacher), None);
+        let pruned = match self.goal() {
+            None => None,
+            Some(goal) => {
+                let path = Temporary::beside(output, "pruned");
+                let record = self.prune(goal, &path.0, watch)?;
+                model = Arc::new(Model::load(&path.0)?);
+                last = Some(path);
+                Some(record)
+            }
+        };
+        let kept = match &self.trimming {
+            None => None,
+            Some(trimming) => {
+                let path = Temporary::beside(output, "trimmed");
+                let kept =
+                    trimming.trim((teacher, &model), self.tokenizer, &path.0, n_threads, cancel, watch)?;
+                model = Arc::new(Model::load(&path.0)?);
+                last = Some(path);
+                Some(kept)
+            }
+        };
+        let tokenizer = model.tokenizer()?;
+        let windows = Windows::new(&tokenizer, self.text, window_len)?;
+        let (windows, check_windows, is_held_out) = certificate::split(&windows, self.n_windows);
+        let trimming = self.trimming.as_ref().map(Trimming::describe);
+        let shape = format!("{:?} {trimming:?}", self.goal());
+        let key =
+            format!("{} {} {window_len} {} {shape}", self.ids.0.sha256, self.ids.1.sha256, windows.len());
+        let work = Work {
+            job: self,
+            model: &model,
+            tokenizer: &tokenizer,
+            pruned: pruned.as_ref(),
+            kept: kept.as_ref(),
+            key: &key,
+            windows: &windows,
+            check: (&check_windows, is_held_out),
+        };
+        match &last {
+            Some(last) if self.args.size.is_empty() && self.args.dtype.is_none() => {
+                fs::rename(&last.0, output)
+                    .map_err(|error| format!("could not write {}: {error}", output.display()))?;
+                let target = Target::new(output, Assignment::default());
+                Ok(vec![work.seal(&target, &[], watch)?])
+            }
+            _ => work.make_all(watch),
+        }
+    }
+
+    fn goal(&self) -> Option<Goal> {
+        let layers = self.args.drop_layers.map(|n| Goal::Layers(n.into()));
+        layers.or(self.args.prune.map(|percent| Goal::Share(percent / 100.0)))
+    }
+
+    /// Prunes the teacher into the file `path`.
+    fn prune(&self, goal: Goal, path: &Path, watch: &mut dyn FnMut(Step)) -> Outcome<PruningRecord> {
+        let Job { args, teacher, n_threads, cancel, .. } = *self;
+        let is_quantized = teacher.tensors().any(|(_, tensor)| tensor.dtype.is_quantized());
+        if is_quantized && args.size.is_empty() && args.dtype.is_none() {
+            return Err("pruning changes matrices, and those of this model are quantised: \
+                        add --size or --type, or give a model with float weights"
+                .into());
+        }
+        let windows = Windows::new(self.tokenizer, self.text, self.window_len)?;
+        let (windows, _, _) = certificate::split(&windows, self.n_windows);
+        let folder = Temporary::beside(&args.output, "solved");
+        fs::create_dir_all(&folder.0)
+            .map_err(|error| format!("could not write {}: {error}", folder.0.display()))?;
+        let options = Options { n_threads, effort: Effort::default() };
+        let pruned = Compressor::new(teacher, &windows, options, cancel, watch)?.prune(goal, &folder.0)?;
+        pruned.write(teacher, path)?;
+        let before = Shape::of(teacher.config());
+        Ok(PruningRecord {
+            n_params_before: before.n_params(teacher),
+            n_params: pruned.shape.n_params(teacher),
+            before,
+            shape: pruned.shape,
+            trials: pruned.trials,
+        })
+    }
+}
+
+impl Target {
+    /// Without a budget.
+    fn new(output: &Path, assignment: Assignment) -> Target {
+        Target { output: output.to_owned(), budget_bytes: None, assignment, expected: BTreeMap::new() }
+    }
 }
 
 impl Work<'_> {
-    fn make_all(&mut self, watch: &mut dyn FnMut(Step)) -> Result<Vec<Report>, Box<dyn std::error::Error>> {
-        let options = Options { n_threads: self.n_threads, effort: Effort::default() };
-        let mut compressor = Compressor::new(self.model, self.windows, options, self.cancel, watch)?;
-        let (targets, candidates) = match self.args.dtype {
+    fn make_all(&self, watch: &mut dyn FnMut(Step)) -> Outcome<Vec<Report>> {
+        let Job { args, n_threads, cancel, .. } = *self.job;
+        let options = Options { n_threads, effort: Effort::default() };
+        let mut compressor = Compressor::new(self.model, self.windows, options, cancel, watch)?;
+        let (targets, candidates) = match args.dtype {
             Some(dtype) => {
                 let assignment = Assignment::uniform(self.model, dtype.into());
-                let output = self.args.output.clone();
-                let target = Target { output, budget_bytes: None, assignment, expected: BTreeMap::new() };
-                (vec![target], Vec::new())
+                (vec![Target::new(&args.output, assignment)], Vec::new())
             }
             None => {
                 let mut resume =
-                    Resume::new("measure", &[self.job.to_owned(), format!("{:?}", search::TYPES)])?;
+                    Resume::new("measure", &[self.key.to_owned(), format!("{:?}", search::TYPES)])?;
                 let measured: Vec<Measured> = resume.load().unwrap_or_default();
                 let mut saved = Ok(());
                 let measured = compressor.measure(measured, &mut |measured| {
                     saved = resume.save(&measured);
                 })?;
                 saved?;
-                let measured = if self.args.compatible { search::compatible(measured) } else { measured };
+                let measured = if args.compatible { search::compatible(measured) } else { measured };
                 self.solve(&compressor, &measured)?
             }
         };
         for target in &targets {
-            compressor.write(&target.assignment, &target.output, self.job)?;
+            compressor.write(&target.assignment, &target.output, self.key)?;
         }
         targets.iter().map(|target| self.seal(target, &candidates, watch)).collect()
     }
@@ -294,7 +461,8 @@ impl Work<'_> {
         &self,
         compressor: &Compressor,
         measured: &[Measured],
-    ) -> Result<(Vec<Target>, Vec<Candidate>), Box<dyn std::error::Error>> {
+    ) -> Outcome<(Vec<Target>, Vec<Candidate>)> {
+        let args = self.job.args;
         let any = search::smallest(self.model, measured);
         let n_tensors = measured.len() as u64;
         let rest = compressor.file_bytes(&any)? - any.size_bytes(self.model)
@@ -302,7 +470,7 @@ impl Work<'_> {
             + CERTIFICATE_BYTES_PER_TENSOR * n_tensors;
         let smallest = any.size_bytes(self.model) + rest;
         let mut targets = Vec::new();
-        for size in &self.args.size {
+        for size in &args.size {
             let budget = size.bytes.checked_sub(rest);
             let solution = budget.and_then(|budget| search::solve(self.model, measured, budget));
             let solution = solution.ok_or_else(|| {
@@ -311,11 +479,11 @@ impl Work<'_> {
                     size.text
                 )
             })?;
-            let output = if self.args.size.len() == 1 {
-                self.args.output.clone()
+            let output = if args.size.len() == 1 {
+                args.output.clone()
             } else {
-                let stem = self.args.output.file_stem().unwrap_or_default().to_string_lossy();
-                self.args.output.with_file_name(format!("{stem}-{}.gguf", size.text))
+                let stem = args.output.file_stem().unwrap_or_default().to_string_lossy();
+                args.output.with_file_name(format!("{stem}-{}.gguf", size.text))
             };
             targets.push(Target {
                 output,
@@ -341,16 +509,22 @@ impl Work<'_> {
         target: &Target,
         candidates: &[Candidate],
         watch: &mut dyn FnMut(Step),
-    ) -> Result<Report, Box<dyn std::error::Error>> {
+    ) -> Outcome<Report> {
+        let Job { n_threads, cancel, .. } = *self.job;
         let path = &target.output;
-        let result = Arc::new(Model::load(path)?);
-        let options = edgeward_engine::EngineOptions {
-            n_threads: self.n_threads,
-            ..edgeward_engine::EngineOptions::default()
+        let mut result = vocabulary::engine(&Arc::new(Model::load(path)?), n_threads)?;
+        let teacher = vocabulary::engine(self.job.teacher, n_threads)?;
+        let vocab_size = result.config().vocab_size;
+        let mut teacher = Teacher::new(teacher, self.job.tokenizer, self.tokenizer, vocab_size)?;
+        let check = Check::measure(&mut result, &mut teacher, self.check, cancel, watch)?;
+        let vocabulary = match (&self.job.trimming, self.kept) {
+            (Some(trimming), Some(kept)) => {
+                let (result, teacher) =
+                    ((&mut result, self.tokenizer), (&mut teacher.engine, self.job.tokenizer));
+                Some(trimming.certify(kept, result, teacher, cancel, watch)?)
+            }
+            _ => None,
         };
-        let mut result = Engine::new(&result, options.clone())?;
-        let mut teacher = Engine::new(self.model, options)?;
-        let check = Check::measure(&mut result, &mut teacher, self.check, self.cancel, watch)?;
         let tensors = target.assignment.0.iter().filter_map(|(slot, dtype)| {
             let tensor = self.model.tensor(*slot)?;
             Some(TensorRecord {
@@ -365,14 +539,16 @@ impl Work<'_> {
             version: certificate::VERSION,
             made_by: format!("edgeward {}", env!("CARGO_PKG_VERSION")),
             command: self.command(target),
-            teacher: self.ids.0.clone(),
-            calibration: self.ids.1.clone(),
+            teacher: self.job.ids.0.clone(),
+            calibration: self.job.ids.1.clone(),
             window_len: self.windows.window_len(),
             n_calibration_windows: self.windows.len(),
             size_bytes: fs::metadata(path)?.len(),
             budget_bytes: target.budget_bytes,
             expected_kl,
             check,
+            pruning: self.pruned.cloned(),
+            vocabulary: vocabulary.clone(),
             tensors: tensors.collect(),
             candidates: candidates.to_vec(),
         };
@@ -389,27 +565,56 @@ impl Work<'_> {
             kl_divergence_stderr: check.kl_divergence_stderr,
             top1_agreement: check.top1_agreement,
             perplexity: check.perplexity,
+            pruning: self.pruned.cloned(),
+            vocabulary,
         })
     }
 
     /// The command that makes this file alone, without folders: those are nobody's business.
     fn command(&self, target: &Target) -> String {
+        let args = self.job.args;
         let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let what = match (target.budget_bytes, self.args.dtype) {
-            (None, Some(dtype)) => format!("--type {}", DType::from(dtype)),
-            (budget, _) => {
-                let compatible = if self.args.compatible { " --compatible" } else { "" };
-                format!("--size {}{compatible}", budget.unwrap_or_default())
+        let mut command = format!("edgeward compress {}", name(self.job.teacher.path()));
+        let mut add = |option: &str, value: String| {
+            command.push_str(&format!(" {option}"));
+            if !value.is_empty() {
+                command.push_str(&format!(" {value}"));
             }
         };
-        format!(
-            "edgeward compress {} {what} --calibration {} --calibration-tokens {} -o {}",
-            name(self.model.path()),
-            name(&self.args.calibration),
-            self.args.calibration_tokens,
-            name(&target.output)
-        )
+        if let Some(percent) = args.prune {
+            add("--prune", percent.to_string());
+        }
+        if let Some(n_layers) = args.drop_layers {
+            add("--drop-layers", n_layers.to_string());
+        }
+        if let Some(corpus) = &args.vocab_from {
+            add("--vocab-from", name(corpus));
+        }
+        if let Some(n_tokens) = args.vocab_size {
+            add("--vocab-size", n_tokens.to_string());
+        }
+        if let Some(budget) = target.budget_bytes {
+            add("--size", budget.to_string());
+        }
+        if args.compatible {
+            add("--compatible", String::new());
+        }
+        if let Some(dtype) = args.dtype {
+            add("--type", DType::from(dtype).to_string());
+        }
+        if let Some(calibration) = &args.calibration {
+            add("--calibration", name(calibration));
+        }
+        add("--calibration-tokens", args.calibration_tokens.to_string());
+        add("-o", name(&target.output));
+        command
     }
+}
+
+fn read_text(path: &Path) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|error| {
+        format!("could not read {} as text: {error}; give some pages of ordinary text", path.display())
+    })
 }
 
 fn write(path: &Path, text: &str) -> Result<(), String> {

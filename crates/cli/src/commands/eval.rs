@@ -7,10 +7,13 @@ use std::sync::Arc;
 
 use edgeward_compress::certificate::{self, Certificate, Check};
 use edgeward_compress::compress::Step;
-use edgeward_compress::eval::{DivergenceSummary, TextScores, Windows, score_window};
+use edgeward_compress::eval::{
+    DivergenceSummary, PassageScores, Teacher, TextScores, Windows, passages, score_window,
+};
 use edgeward_compress::tasks::{Task, TaskScores, TaskSummary};
 use edgeward_engine::{CancelToken, Engine};
 use edgeward_model::Model;
+use edgeward_model::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 
 use crate::Outcome;
@@ -67,6 +70,7 @@ pub struct Args {
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct State {
     text: TextScores,
+    passages: PassageScores,
     tasks: BTreeMap<String, TaskScores>,
 }
 
@@ -88,8 +92,24 @@ struct Report {
     top1_agreement: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     top1_agreement_stderr: Option<f64>,
+    /// Beside a teacher with more tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by_text: Option<ByText>,
     n_scored: usize,
     tasks: BTreeMap<String, TaskSummary>,
+}
+
+/// What the same passages cost the model and a teacher that cuts them into other tokens.
+#[derive(Serialize)]
+struct ByText {
+    n_bytes: usize,
+    bits_per_byte: f64,
+    bits_per_byte_teacher: f64,
+    word_perplexity: f64,
+    word_perplexity_teacher: f64,
+    /// By which share the perplexity by token of the teacher is larger.
+    perplexity_increase: f64,
+    perplexity_increase_stderr: f64,
 }
 
 #[derive(Serialize)]
@@ -135,7 +155,8 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     ctrlc::set_handler(move || on_signal.cancel())?;
     let engine = |model| args.engine.engine(model, &progress);
     let mut engines = models.iter().map(engine).collect::<Result<Vec<_>, _>>()?;
-    let mut teacher = teacher.as_ref().map(engine).transpose()?;
+    let mut teacher =
+        teacher.as_ref().map(|model| beside(engine(model)?, model, &models[0], &tokenizer)).transpose()?;
     let outcome = measure(
         &mut Measurement {
             engines: &mut engines,
@@ -143,7 +164,7 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
             cancel: &cancel,
             progress: &mut progress,
         },
-        (windows.as_ref(), teacher.as_mut()),
+        (text.as_deref(), windows.as_ref(), teacher.as_mut()),
         (&tasks, args.examples),
         &mut states,
         &mut |states| resume.save_now_and_then(&states),
@@ -168,6 +189,20 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     }
     print(&reports)?;
     Ok(())
+}
+
+/// A teacher and its tokenizer.
+type Beside = (Teacher, Tokenizer);
+
+/// A teacher beside students that are like `student`.
+fn beside(
+    engine: Engine,
+    teacher: &Model,
+    student: &Model,
+    tokenizer: &Tokenizer,
+) -> Result<Beside, Box<dyn std::error::Error>> {
+    let own = teacher.tokenizer()?;
+    Ok((Teacher::new(engine, &own, tokenizer, student.config().vocab_size)?, own))
 }
 
 #[derive(Serialize)]
@@ -211,10 +246,11 @@ fn verify(
             format!("the certificate of {shown} is damaged: it tells of windows too short to score").into()
         );
     }
-    let windows = Windows::new(&teacher.tokenizer()?, text, certificate.window_len)?;
+    let tokenizer = model.tokenizer()?;
+    let windows = Windows::new(&tokenizer, text, certificate.window_len)?;
     let (_, windows, is_held_out) = certificate::split(&windows, certificate.n_calibration_windows);
     let mut result = args.engine.engine(model, progress)?;
-    let mut teacher = args.engine.engine(teacher, progress)?;
+    let (mut teacher, _) = beside(args.engine.engine(teacher, progress)?, teacher, model, &tokenizer)?;
     progress.start_steps("measuring again", 0, windows.len());
     let mut watch = |step: Step| progress.set(step.n_done);
     let measured =
@@ -271,14 +307,14 @@ fn load_tasks(paths: &[PathBuf]) -> Result<Vec<(String, Task)>, Box<dyn std::err
 
 struct Measurement<'a> {
     engines: &'a mut [Engine],
-    tokenizer: &'a edgeward_model::tokenizer::Tokenizer,
+    tokenizer: &'a Tokenizer,
     cancel: &'a CancelToken,
     progress: &'a mut Progress,
 }
 
 fn measure(
     m: &mut Measurement,
-    (windows, mut teacher): (Option<&Windows>, Option<&mut Engine>),
+    (text, windows, mut teacher): (Option<&str>, Option<&Windows>, Option<&mut Beside>),
     (tasks, n_examples): (&[(String, Task)], Option<u32>),
     states: &mut [State],
     save: &mut dyn FnMut(&[State]) -> std::io::Result<()>,
@@ -289,9 +325,25 @@ fn measure(
         for idx in n_done..windows.len() {
             let scores = states.iter_mut().map(|state| &mut state.text);
             let mut students: Vec<_> = m.engines.iter_mut().zip(scores).collect();
-            score_window(windows, idx, &mut students, teacher.as_deref_mut(), m.cancel, &mut |_| {})?;
+            let teacher = teacher.as_deref_mut().map(|(teacher, _)| teacher);
+            score_window(windows, idx, &mut students, teacher, m.cancel, &mut |_| {})?;
             m.progress.advance(1);
             save(states)?;
+        }
+    }
+    if let (Some(text), Some((teacher, own))) =
+        (text, teacher.filter(|(teacher, _)| teacher.has_more_tokens()))
+    {
+        let passages = passages(text);
+        for i in 0..states.len() {
+            let n_done = states[i].passages.n_passages;
+            m.progress.start_steps("passages", n_done, passages.len());
+            for passage in &passages[n_done..] {
+                let (student, teacher) = ((&mut m.engines[i], m.tokenizer), (&mut teacher.engine, &*own));
+                states[i].passages.read(passage, student, teacher, m.cancel)?;
+                m.progress.advance(1);
+                save(states)?;
+            }
         }
     }
     for (name, task) in tasks {
@@ -329,6 +381,20 @@ fn report(name: &str, state: &State) -> Report {
         }),
         top1_agreement: figure(|d| d.top1_agreement),
         top1_agreement_stderr: figure(|d| d.top1_standard_error),
+        by_text: Some(&state.passages).filter(|passages| passages.n_passages > 0).map(|passages| {
+            let [bits_per_byte, bits_per_byte_teacher] = passages.bits_per_byte();
+            let [word_perplexity, word_perplexity_teacher] = passages.word_perplexity();
+            let (perplexity_increase, perplexity_increase_stderr) = passages.perplexity_increase();
+            ByText {
+                n_bytes: passages.n_bytes,
+                bits_per_byte,
+                bits_per_byte_teacher,
+                word_perplexity,
+                word_perplexity_teacher,
+                perplexity_increase,
+                perplexity_increase_stderr,
+            }
+        }),
         n_scored: state.text.perplexity.n(),
         tasks: state.tasks.iter().map(|(name, scores)| (name.clone(), scores.summary())).collect(),
     }
@@ -371,6 +437,16 @@ fn print_one(report: &Report) -> std::io::Result<()> {
         print_line(&format!(
             "KL divergence: half below {:.4}, 90 % below {:.4}, 95 % below {:.4}, 99 % below {:.4}, largest {:.2}",
             p.p50, p.p90, p.p95, p.p99, p.max
+        ))?;
+    }
+    if let Some(t) = &report.by_text {
+        print_line(&format!(
+            "The teacher has more tokens, and cuts the text differently: {:.4} bits by byte, the teacher {:.4}; \
+             perplexity {:+.2} +/- {:.2} %",
+            t.bits_per_byte,
+            t.bits_per_byte_teacher,
+            t.perplexity_increase * 100.0,
+            t.perplexity_increase_stderr * 100.0
         ))?;
     }
     Ok(())

@@ -10,6 +10,7 @@ use edgeward_model::inspect::{Format, Inspection, MemoryEstimate, TensorInfo, Ve
 use serde::Serialize;
 
 use crate::Outcome;
+use crate::commands::compress::vocabulary_sentence;
 use crate::engine_args::{self, KvArg};
 use crate::output::{self, Align, Table, print_line};
 use crate::store::{Progress, Store, Verbosity, human_bytes};
@@ -113,7 +114,13 @@ fn print_certificate(certificate: &Certificate) -> io::Result<()> {
         check.top1_agreement * 100.0,
         check.perplexity,
         check.perplexity_stderr
-    ))
+    ))?;
+    if let Some(pruning) = &certificate.pruning {
+        print_line(&format!("Pruned: {}", pruning.sentence()))?;
+    }
+    certificate.vocabulary.as_ref().map_or(Ok(()), |record| {
+        print_line(&format!("Vocabulary of {}: {}", record.corpus.name, vocabulary_sentence(record)))
+    })
 }
 
 fn print_types(inspection: &Inspection) -> io::Result<()> {

@@ -36,13 +36,16 @@ Examples:
 
 Endpoints: OpenAI's /v1/chat/completions, /v1/completions,
 /v1/responses, /v1/embeddings and /v1/models; Anthropic's /v1/messages; Ollama's /api/chat, /api/generate, /api/embed
-and /api/tags; /v1/rerank, /tokenize, /detokenize, /health, /ready, /metrics. Ctrl-C lets answers under way finish; a
+and /api/tags; /v1/rerank, /tokenize, /detokenize, /health, /ready, /metrics; and for people, / in a browser. Ctrl-C lets answers under way finish; a
 second one does not.
-Only this machine is served, unless --host says otherwise; others then need a key, and TLS.")]
+Only this machine is served, unless --host says otherwise; others then need a key, and TLS.
+Options may also come from the environment, as EDGEWARD_SERVE_PORT, or from a file: see --config.")]
 pub struct Args {
     /// Names, hf:org/repo[/file.gguf] or paths; pulled first if they are not here. The first is the default
-    #[arg(required = true)]
     models: Vec<String>,
+    /// Take options that are not given here from this TOML file, by the same names: `port = 9000`
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Address to listen at
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     host: IpAddr,
@@ -98,6 +101,9 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     let mut progress = Progress::new(verbosity);
+    if args.models.is_empty() {
+        return Err("name a model to serve: `edgeward models --all` lists some".into());
+    }
     // What is wrong with the arguments is said before a model is fetched.
     let keys = keys(args)?;
     let tls = tls(args, &progress)?;

@@ -9,6 +9,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Mutex;
 
 use sha2::Digest as _;
 
@@ -216,4 +217,28 @@ pub fn git_blob(bytes: &[u8]) -> String {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Python packages for the programs in `tests/clients`, installed once beside the other results of tests.
+pub fn python_packages(requirements: &str) -> PathBuf {
+    static INSTALLING: Mutex<()> = Mutex::new(());
+    let _lock = INSTALLING.lock().unwrap();
+    let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(requirements);
+    let wanted = fs::read(&requirements).unwrap();
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("clients-{}", &sha256(&wanted)[..12]));
+    let done = dir.join("done");
+    if !done.exists() {
+        let _ = fs::remove_dir_all(&dir);
+        let pip = Command::new("python3")
+            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"])
+            .arg(&dir)
+            .arg("--requirement")
+            .arg(&requirements)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(pip.status.success(), "{}", String::from_utf8_lossy(&pip.stderr));
+        fs::write(done, "").unwrap();
+    }
+    dir
 }

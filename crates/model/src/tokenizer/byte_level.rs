@@ -67,16 +67,22 @@ impl ByteLevel {
             if self.presplit == Presplit::Llama3
                 && let Some(id) = vocab.find(word.as_bytes())
             {
+                merger.note(id);
                 ids.push(id);
                 continue;
             }
-            merger.clear();
-            for &byte in word.as_bytes() {
-                merger.push(1, self.byte_ids[usize::from(byte)]);
-            }
-            let symbols = merger.merge(|left, right| self.merges.get(&(left.id, right.id)).copied());
-            ids.extend(symbols.map(|symbol| symbol.id).filter(|&id| id != NO_TOKEN));
+            self.encode_word(word.as_bytes(), merger, ids);
         }
+    }
+
+    /// Appends the tokens of one word, or of any bytes as if they were one.
+    pub(super) fn encode_word(&self, word: &[u8], merger: &mut Merger, ids: &mut Vec<u32>) {
+        merger.clear();
+        for &byte in word {
+            merger.push(1, self.byte_ids[usize::from(byte)]);
+        }
+        let symbols = merger.merge(|left, right| self.merges.get(&(left.id, right.id)).copied());
+        ids.extend(symbols.map(|symbol| symbol.id).filter(|&id| id != NO_TOKEN));
     }
 }
 

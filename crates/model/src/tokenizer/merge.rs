@@ -57,9 +57,28 @@ struct Candidate {
 pub(super) struct Merger {
     symbols: Vec<Symbol>,
     queue: BinaryHeap<Reverse<Candidate>>,
+    /// Tokens as they are made, over all words, if anyone wants to know.
+    made: Option<Vec<u32>>,
 }
 
 impl Merger {
+    /// One that writes down every token that it makes, on the way to longer ones too.
+    pub(super) fn tracing() -> Merger {
+        Merger { made: Some(Vec::new()), ..Merger::default() }
+    }
+
+    /// Writes down a token that was found without joining.
+    pub(super) fn note(&mut self, id: u32) {
+        if let Some(made) = self.made.as_mut().filter(|_| id != NO_TOKEN) {
+            made.push(id);
+        }
+    }
+
+    /// What has been written down.
+    pub(super) fn into_made(self) -> Vec<u32> {
+        self.made.unwrap_or_default()
+    }
+
     /// Begins a new word.
     pub(super) fn clear(&mut self) {
         self.symbols.clear();
@@ -75,6 +94,7 @@ impl Merger {
         }
         let prev = idx.checked_sub(1).unwrap_or(NONE);
         self.symbols.push(Symbol { start, len: len as u32, id, prev, next: NONE });
+        self.note(id);
     }
 
     /// Joins neighbours as long as `join` says that they can be, and returns what remains.
@@ -97,6 +117,7 @@ impl Merger {
             symbol.id = best.id;
             symbol.next = joined.next;
             let (prev, next) = (symbol.prev, symbol.next);
+            self.note(best.id);
             // Without a `next` no candidate of its own is taken for alive.
             self.symbols[right] = Symbol { len: 0, next: NONE, ..joined };
             if next != NONE {

@@ -29,6 +29,7 @@ mod special;
 mod stream;
 mod vocab;
 
+use std::borrow::Cow;
 use std::fmt;
 
 pub use json::JsonSpecials;
@@ -127,6 +128,9 @@ const END_TOKENS: [&str; 8] = [
 /// The longest text, bytes: positions and lengths fit 32 bits, with room for a space before it.
 const MAX_TEXT_BYTES: usize = 1 << 31;
 
+/// Put into a control token that a message spells, behind its first character: then it is none.
+const GUARD: char = '\u{fdd0}';
+
 /// Encodes text into token ids and decodes them.
 ///
 /// Its tokens are llama.cpp's for GGUF vocabularies and Hugging Face's for `tokenizer.json`. From llama.cpp it differs
@@ -138,6 +142,8 @@ pub struct Tokenizer {
     /// Finds user-defined tokens only, and these with control tokens. Unused by `Json`.
     user_defined: SpecialMatcher,
     all_special: SpecialMatcher,
+    /// Finds control tokens only.
+    control: SpecialMatcher,
     bos: Option<u32>,
     eos: Option<u32>,
     unk: Option<u32>,
@@ -196,6 +202,9 @@ impl Tokenizer {
             all_special: SpecialMatcher::new(&vocab, |kind| {
                 matches!(kind, TokenKind::UserDefined | TokenKind::Control | TokenKind::Unknown)
             }),
+            control: SpecialMatcher::new(&vocab, |kind| {
+                matches!(kind, TokenKind::Control | TokenKind::Unknown)
+            }),
             vocab,
             encoder,
             bos: gguf.bos,
@@ -227,6 +236,7 @@ impl Tokenizer {
         let mut tokenizer = Tokenizer {
             user_defined: SpecialMatcher::none(),
             all_special: SpecialMatcher::new(&vocab, |kind| kind == TokenKind::Control),
+            control: SpecialMatcher::new(&vocab, |kind| kind == TokenKind::Control),
             vocab,
             bos: specials.bos,
             eos: specials.eos.first().copied(),
@@ -270,32 +280,88 @@ impl Tokenizer {
         };
         let mut ids = Vec::with_capacity(text.len() / 4 + 2);
         ids.extend(prefix);
+        self.encode_with(text, parse_special, &mut merge::Merger::default(), &mut ids);
+        ids.extend(suffix);
+        Ok(ids)
+    }
+
+    /// Appends the tokens of `text`; of GGUF vocabularies only.
+    fn encode_with(
+        &self,
+        text: &str,
+        parse_special: ParseSpecial,
+        merger: &mut merge::Merger,
+        ids: &mut Vec<u32>,
+    ) {
         let matcher = match parse_special {
             ParseSpecial::Yes => &self.all_special,
             ParseSpecial::No => &self.user_defined,
         };
-        let mut merger = merge::Merger::default();
         let mut rest = text;
         while !rest.is_empty() {
             let (plain, special) = matcher.find(&self.vocab, rest);
             if !plain.is_empty() {
                 match &self.encoder {
-                    Encoder::ByteLevel(bpe) => bpe.encode(&self.vocab, plain, &mut merger, &mut ids),
-                    Encoder::SentencePiece(spm) => spm.encode(&self.vocab, plain, &mut merger, &mut ids),
-                    Encoder::Json(_) => unreachable!("returned above"),
+                    Encoder::ByteLevel(bpe) => bpe.encode(&self.vocab, plain, merger, ids),
+                    Encoder::SentencePiece(spm) => spm.encode(&self.vocab, plain, merger, ids),
+                    Encoder::Json(_) => unreachable!("its text is encoded elsewhere"),
                 }
             }
-            ids.extend(special);
+            if let Some(id) = special {
+                merger.note(id);
+                ids.push(id);
+            }
             let special_len = special.map_or(0, |id| self.vocab.bytes(id).len());
             rest = &rest[plain.len() + special_len..];
         }
-        ids.extend(suffix);
-        Ok(ids)
+    }
+
+    /// Every token that encoding `text` makes, those too that are then joined into longer ones. A vocabulary that has
+    /// them all, in the same order, encodes the text to the same tokens: what is never made is never missed.
+    ///
+    /// # Errors
+    /// If the text is longer than 2 GiB, or the vocabulary is not a GGUF file's.
+    pub fn made_by(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        self.refuse_json()?;
+        if text.len() > MAX_TEXT_BYTES {
+            return Err(TokenizerError::TextTooLong { len_bytes: text.len() });
+        }
+        let mut merger = merge::Merger::tracing();
+        self.encode_with(text, ParseSpecial::No, &mut merger, &mut Vec::new());
+        Ok(merger.into_made())
+    }
+
+    /// Every token that is made on the way to token `id`, itself included if joining reaches it. None for a token that
+    /// is not made by joining, such as a control token.
+    ///
+    /// # Errors
+    /// If the id is outside the vocabulary, or this is not a GGUF file's.
+    pub fn parts_of(&self, id: u32) -> Result<Vec<u32>, TokenizerError> {
+        self.refuse_json()?;
+        let bytes = self.token_bytes(id)?;
+        let mut merger = merge::Merger::tracing();
+        if self.vocab.kind(id) == TokenKind::Normal {
+            match (&self.encoder, std::str::from_utf8(bytes)) {
+                (Encoder::ByteLevel(bpe), _) => bpe.encode_word(bytes, &mut merger, &mut Vec::new()),
+                (Encoder::SentencePiece(spm), Ok(text)) => {
+                    spm.encode_word(&self.vocab, text, &mut merger, &mut Vec::new());
+                }
+                _ => {}
+            }
+        }
+        Ok(merger.into_made())
+    }
+
+    fn refuse_json(&self) -> Result<(), TokenizerError> {
+        match self.encoder {
+            Encoder::Json(_) => Err(TokenizerError::UnknownModel("tokenizer.json".into())),
+            _ => Ok(()),
+        }
     }
 
     /// Token ids of a conversation that a chat template wrote: control tokens are parsed, and the beginning token that
-    /// the model wants is put before the text unless the template has written it. Control tokens that a message spells
-    /// are parsed too: who must not forge a turn is to be checked before.
+    /// the model wants is put before the text unless the template has written it. What a message spells is parsed too,
+    /// unless it went through [`guard`](Tokenizer::guard) on its way into the template.
     ///
     /// # Errors
     /// As [`encode`](Tokenizer::encode).
@@ -304,7 +370,64 @@ impl Tokenizer {
             rendered.as_bytes().starts_with(self.vocab.bytes(bos)) && self.is_control(bos)
         });
         let add_special = if starts_with_bos { AddSpecial::No } else { AddSpecial::Yes };
-        self.encode(rendered, add_special, ParseSpecial::Yes)
+        if rendered.contains(GUARD) {
+            self.encode_guarded(rendered, add_special)
+        } else {
+            self.encode(rendered, add_special, ParseSpecial::Yes)
+        }
+    }
+
+    /// A message's text on its way into a chat template: [`encode_chat`](Tokenizer::encode_chat) will read the control
+    /// tokens that it spells as text, so that it cannot end its turn or forge another. The text in between is
+    /// unchanged, so a template may trim, split and search it.
+    pub fn guard<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        // A character that stands in no text (Unicode 16, section 23.7), so whoever sends it does not mean well.
+        let text = if text.contains(GUARD) {
+            Cow::Owned(text.replace(GUARD, "\u{fffd}"))
+        } else {
+            Cow::Borrowed(text)
+        };
+        let mut guarded = String::new();
+        let mut n_copied = 0;
+        for (start, c) in text.char_indices() {
+            // At every place, as one may begin within another.
+            if self.control.is_at(&self.vocab, &text.as_bytes()[start..]) {
+                let end = start + c.len_utf8();
+                guarded.push_str(&text[n_copied..end]);
+                guarded.push(GUARD);
+                n_copied = end;
+            }
+        }
+        if n_copied == 0 {
+            return text;
+        }
+        guarded.push_str(&text[n_copied..]);
+        Cow::Owned(guarded)
+    }
+
+    /// Control tokens between which there is text: those with a guard in them are text.
+    fn encode_guarded(&self, rendered: &str, add_special: AddSpecial) -> Result<Vec<u32>, TokenizerError> {
+        let (prefix, suffix) = match (add_special, &self.encoder) {
+            (AddSpecial::No, _) => (None, None),
+            (AddSpecial::Yes, Encoder::Json(json)) => {
+                (json.encode("", AddSpecial::Yes, ParseSpecial::No)?.first().copied(), None)
+            }
+            (AddSpecial::Yes, _) => (self.prefix, self.suffix),
+        };
+        let mut ids = Vec::with_capacity(rendered.len() / 4 + 2);
+        ids.extend(prefix);
+        let mut rest = rendered;
+        while !rest.is_empty() {
+            let (plain, special) = self.all_special.find(&self.vocab, rest);
+            if !plain.is_empty() {
+                ids.extend(self.encode(&plain.replace(GUARD, ""), AddSpecial::No, ParseSpecial::No)?);
+            }
+            ids.extend(special);
+            let special_len = special.map_or(0, |id| self.vocab.bytes(id).len());
+            rest = &rest[plain.len() + special_len..];
+        }
+        ids.extend(suffix);
+        Ok(ids)
     }
 
     /// The text of `ids`; bytes that are no UTF-8 become U+FFFD. If encoding puts a space before the first word, it is

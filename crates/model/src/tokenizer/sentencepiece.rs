@@ -93,7 +93,8 @@ impl SentencePiece {
         text.windows(2).position(is_wall).map_or(text.len(), |position| position + 1)
     }
 
-    fn encode_word(&self, vocab: &Vocab, word: &str, merger: &mut Merger, ids: &mut Vec<u32>) {
+    /// Appends the tokens of what lies between two walls, or of any text as if it did.
+    pub(super) fn encode_word(&self, vocab: &Vocab, word: &str, merger: &mut Merger, ids: &mut Vec<u32>) {
         merger.clear();
         for c in word.chars() {
             let mut buffer = [0; 4];

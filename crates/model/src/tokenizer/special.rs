@@ -60,6 +60,11 @@ impl SpecialMatcher {
         self.longest_at(vocab, bytes).filter(|&id| vocab.bytes(id).len() == bytes.len())
     }
 
+    /// Whether `text` begins with a special token.
+    pub(super) fn is_at(&self, vocab: &Vocab, text: &[u8]) -> bool {
+        self.longest_at(vocab, text).is_some()
+    }
+
     /// The longest special token that `text` begins with; of equal ones, that with the lowest id.
     fn longest_at(&self, vocab: &Vocab, text: &[u8]) -> Option<u32> {
         let (start, end) = self.by_first_byte[usize::from(*text.first()?)];

@@ -8,6 +8,7 @@ mod embeddings;
 mod envelope;
 mod models;
 mod ollama;
+pub mod page;
 mod responses;
 pub mod sampling;
 mod status;
@@ -41,8 +42,8 @@ type Reply = Result<Response, ApiError>;
 
 /// All endpoints, behind the gate.
 pub fn router(server: Arc<Server>) -> Router {
-    Router::new()
-        .route("/v1/chat/completions", post(chat::completions))
+    let page = page::paths().fold(Router::new(), |router, path| router.route(path, get(page::file)));
+    page.route("/v1/chat/completions", post(chat::completions))
         .route("/v1/completions", post(completions::completions))
         .route("/v1/responses", post(responses::responses))
         .route("/v1/embeddings", post(embeddings::embeddings))

@@ -1,0 +1,992 @@
+//! Fewer weights: whole layers, feed-forward neurons, groups of attention heads.
+//!
+//! **Layers** go one at a time: the one without which the model's predictions on calibration text move the least, measured
+//! again after each. **Neurons and heads** go from all layers alike, because GGUF's readers want layers of one shape; a
+//! group is the query heads of one key-value head. How much of each is found by measuring too ([`Compressor::prune`]).
+//!
+//! Which neurons: with H the second moments of the down projection's inputs and w its columns, leaving column j out costs
+//! |w_j|^2 / (H^-1)_jj once the other columns have done what they can for it (the surgeon's rule of Hassibi and Stork 1993;
+//! for columns as in Kurtic et al. 2023, arXiv:2302.04089). Some go, the others are solved anew, and so on.
+//!
+//! **Repair.** What is left is solved for by least squares: first so that the matrix's output is as it was; then the down
+//! projection once more, so that the residual stream after the layer is what the teacher's is there. That makes good what
+//! earlier layers, and those that are gone, have done wrong. Where a norm stands behind the projection (Gemma 3), only the
+//! first is done.
+//!
+//! The result is a plain smaller file: rows of the other matrices are copied.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use edgeward_engine::{Engine, Isa, MatrixInput};
+use edgeward_kernels::{DType, Pool, Vectorized};
+use edgeward_model::gguf::{GgufWriter, Value};
+use edgeward_model::tensor::{LayerSlot, Slot, Tensor};
+use edgeward_model::{Config, Model, Source};
+use serde::{Deserialize, Serialize};
+
+use crate::compress::{Compressor, DAMPING, floats, is_matrix, matrix, widened};
+use crate::error::Error;
+use crate::eval::{Divergence, compare_rows};
+use crate::hessian::{Factor, Hessian};
+use crate::rounding;
+
+/// Windows on which candidates are compared; they take no part in the repair, unless there are few.
+const N_PROBES: usize = 6;
+/// Tokens of such a window at most.
+const PROBE_LEN: usize = 192;
+/// Every so manyeth position's prediction is compared.
+const PROBE_STRIDE: usize = 2;
+/// Widths of the feed-forward network are multiples of this, the block of most types.
+const WIDTH_STEP: usize = 32;
+/// Rounds in which neurons go: after each, the others are solved anew.
+const N_ROUNDS: usize = 4;
+/// Mixtures that are tried at most.
+const MAX_TRIALS: usize = 10;
+
+/// How much shall go.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Goal {
+    /// So many layers.
+    Layers(usize),
+    /// At least this share of all weights, of whatever costs the least.
+    Share(f64),
+}
+
+/// What is left of a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// Layers that are gone, by their old numbers, in the order in which they went.
+    pub dropped_layers: Vec<usize>,
+    /// Neurons of each layer.
+    pub ffn_dim: usize,
+    /// Key-value heads of each layer, with their query heads.
+    pub n_kv_heads: usize,
+}
+
+/// A mixture that was tried.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// It.
+    pub shape: Shape,
+    /// Mean divergence of its predictions from the teacher's, nats.
+    pub kl_divergence: f64,
+}
+
+/// What of each layer stays, by its old number; units by theirs, ascending.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Units {
+    /// Neurons.
+    pub neurons: Vec<usize>,
+    /// Key-value heads.
+    pub kv_heads: Vec<usize>,
+}
+
+/// A pruned model, ready to be written.
+#[derive(Debug)]
+pub struct Pruned {
+    /// What is left.
+    pub shape: Shape,
+    /// Of each layer that is left.
+    pub units: BTreeMap<usize, Units>,
+    /// Matrices that were solved anew, row after row with the columns that are left: files of this folder, half floats or as
+    /// the teacher's.
+    pub folder: Option<PathBuf>,
+    /// What was tried, in order.
+    pub trials: Vec<Trial>,
+}
+
+impl Shape {
+    /// Of a model as it is.
+    pub fn of(config: &Config) -> Shape {
+        Shape { dropped_layers: Vec::new(), ffn_dim: config.ffn_dim, n_kv_heads: config.n_kv_heads }
+    }
+
+    /// Weights of `model` in this shape.
+    pub fn n_params(&self, model: &Model) -> u64 {
+        let config = model.config();
+        let left = |(slot, tensor): (Slot, Tensor)| {
+            let (left, of) = match slot {
+                Slot::Layer(layer_idx, _) if self.dropped_layers.contains(&layer_idx) => (0, 1),
+                Slot::Layer(_, slot) => match Part::of(slot) {
+                    Part::Neurons(_) => (self.ffn_dim, config.ffn_dim),
+                    Part::Heads(..) => (self.n_kv_heads, config.n_kv_heads),
+                    Part::Whole => (1, 1),
+                },
+                _ => (1, 1),
+            };
+            (tensor.n_rows * tensor.n_cols / of * left) as u64
+        };
+        model.tensors().map(left).sum()
+    }
+
+    /// This shape with the widest feed-forward network that leaves at most `max_params`; `None` if there is none of a
+    /// quarter of the width.
+    fn fitted(mut self, model: &Model, max_params: u64) -> Option<Shape> {
+        let widest = model.config().ffn_dim;
+        loop {
+            if self.n_params(model) <= max_params {
+                return Some(self);
+            }
+            self.ffn_dim = (self.ffn_dim - 1) / WIDTH_STEP * WIDTH_STEP;
+            if self.ffn_dim < widest / 4 || self.ffn_dim == 0 {
+                return None;
+            }
+        }
+    }
+}
+
+/// Along which side a tensor has the units that may go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Rows,
+    Cols,
+}
+
+/// What a tensor of a layer has a part for each of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Whole,
+    Neurons(Side),
+    /// Key-value heads; whether with the query heads of each.
+    Heads(Side, HeadKind),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum HeadKind {
+    Query,
+    KeyValue,
+}
+
+impl Part {
+    fn of(slot: LayerSlot) -> Part {
+        match slot {
+            LayerSlot::Gate | LayerSlot::Up => Part::Neurons(Side::Rows),
+            LayerSlot::Down => Part::Neurons(Side::Cols),
+            LayerSlot::Q => Part::Heads(Side::Rows, HeadKind::Query),
+            LayerSlot::K | LayerSlot::V => Part::Heads(Side::Rows, HeadKind::KeyValue),
+            LayerSlot::O | LayerSlot::QBias => Part::Heads(Side::Cols, HeadKind::Query),
+            LayerSlot::KBias | LayerSlot::VBias => Part::Heads(Side::Cols, HeadKind::KeyValue),
+            _ => Part::Whole,
+        }
+    }
+}
+
+/// The rows or columns that heads have in a matrix.
+fn head_lines(config: &Config, kind: HeadKind, kv_heads: &[usize]) -> Vec<usize> {
+    let n_each = match kind {
+        HeadKind::Query => config.n_heads / config.n_kv_heads * config.head_dim,
+        HeadKind::KeyValue => config.head_dim,
+    };
+    kv_heads.iter().flat_map(|head| head * n_each..(head + 1) * n_each).collect()
+}
+
+impl Units {
+    /// All of a layer.
+    pub fn all(config: &Config) -> Units {
+        Units { neurons: (0..config.ffn_dim).collect(), kv_heads: (0..config.n_kv_heads).collect() }
+    }
+
+    /// The lines of a tensor that stay, and along which side they are; `None` if it stays whole.
+    fn lines(&self, config: &Config, slot: LayerSlot) -> Option<(Side, Vec<usize>)> {
+        match Part::of(slot) {
+            Part::Neurons(side) if self.neurons.len() < config.ffn_dim => Some((side, self.neurons.clone())),
+            Part::Heads(side, kind) if self.kv_heads.len() < config.n_kv_heads => {
+                Some((side, head_lines(config, kind, &self.kv_heads)))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The engine, whose matrices are the teacher's, in eight bits, until a trial puts others in their places.
+struct Bench {
+    engine: Engine,
+    /// Of the teacher, `[n, vocab_size]`, at the places that are compared.
+    logits: Vec<f32>,
+    probes: Vec<Vec<u32>>,
+    /// That the repair sees.
+    windows: Vec<Vec<u32>>,
+}
+
+impl Compressor<'_> {
+    /// Chooses what goes, and solves what is left anew into files of `folder`.
+    ///
+    /// For a share, the search begins with neurons alone, and goes on as long as giving up one more layer, or one more group
+    /// of heads, for wider feed-forward networks makes the predictions better.
+    ///
+    /// # Errors
+    /// If the goal is out of reach; those of reading, computing and writing.
+    pub fn prune(&mut self, goal: Goal, folder: &Path) -> Result<Pruned, Error> {
+        let config = self.teacher.config().clone();
+        let whole = Shape::of(&config);
+        let mut bench = self.bench()?;
+        let mut trials = Vec::new();
+        let shape = match goal {
+            Goal::Layers(n) => {
+                self.refuse_layers(n)?;
+                let mut shape = whole;
+                for _ in 0..n {
+                    let layer_idx = self.next_layer(&mut bench, &shape.dropped_layers)?;
+                    shape.dropped_layers.push(layer_idx);
+                }
+                shape
+            }
+            Goal::Share(share) => self.search(&mut bench, share, &mut trials)?,
+        };
+        let units = self.narrow(&mut bench, &shape, Some(folder))?;
+        let kl_divergence = self.divergence_of(&mut bench, &shape.dropped_layers)?;
+        if trials.last().is_none_or(|trial: &Trial| trial.shape != shape) {
+            trials.push(Trial { shape: shape.clone(), kl_divergence });
+        }
+        Ok(Pruned { shape, units, folder: Some(folder.to_owned()), trials })
+    }
+
+    fn search(&mut self, bench: &mut Bench, share: f64, trials: &mut Vec<Trial>) -> Result<Shape, Error> {
+        let config = self.teacher.config().clone();
+        let whole = Shape::of(&config);
+        let max_params = ((1.0 - share) * whole.n_params(self.teacher) as f64) as u64;
+        let can_drop = self.refuse_layers(1).is_ok();
+        let mut order: Vec<usize> = Vec::new();
+        let mut best: Option<Trial> = None;
+        // By layers and groups that are gone.
+        let (mut at, mut next) = ((0, 0), vec![(0, 0)]);
+        while trials.len() < MAX_TRIALS {
+            let mut found = None;
+            for &(n_layers, n_groups) in &next {
+                if n_groups >= config.n_kv_heads || n_layers >= config.n_layers || (n_layers > 0 && !can_drop)
+                {
+                    continue;
+                }
+                if order.len() < n_layers {
+                    self.restore(bench)?;
+                    order.push(self.next_layer(bench, &order)?);
+                }
+                let mut shape = whole.clone();
+                shape.dropped_layers = order[..n_layers].to_vec();
+                shape.n_kv_heads -= n_groups;
+                let Some(shape) = shape.fitted(self.teacher, max_params) else { continue };
+                self.narrow(bench, &shape, None)?;
+                let kl_divergence = self.divergence_of(bench, &shape.dropped_layers)?;
+                let trial = Trial { shape, kl_divergence };
+                trials.push(trial.clone());
+                if best.as_ref().is_none_or(|best| kl_divergence < best.kl_divergence) {
+                    best = Some(trial);
+                    found = Some((n_layers, n_groups));
+                }
+            }
+            // Where nothing fits yet, more must go.
+            at = match (found, &best) {
+                (Some(found), _) => found,
+                (None, None) if can_drop && at.0 + 1 < config.n_layers => (at.0 + 1, 0),
+                _ => break,
+            };
+            next = if best.is_some() { vec![(at.0 + 1, at.1), (at.0, at.1 + 1)] } else { vec![at] };
+        }
+        best.map(|best| best.shape).ok_or(Error::CannotPrune { reason: "no shape is as small" })
+    }
+
+    fn refuse_layers(&self, n: usize) -> Result<(), Error> {
+        let config = self.teacher.config();
+        if n >= config.n_layers {
+            return Err(Error::CannotPrune { reason: "a model keeps one layer at least" });
+        }
+        if n > 0 && config.sliding_window.is_some() {
+            let reason = "readers count which layers attend to a window, so none can be left out";
+            return Err(Error::CannotPrune { reason });
+        }
+        Ok(())
+    }
+
+    fn bench(&mut self) -> Result<Bench, Error> {
+        let engine = self.exact_engine()?;
+        let all: Vec<Vec<u32>> = (0..self.windows.len()).map(|i| self.windows.window(i)).collect();
+        let chosen = self.windows.spread(N_PROBES);
+        let mut probes: Vec<Vec<u32>> = chosen.iter().map(|i| all[*i].clone()).collect();
+        probes.iter_mut().for_each(|probe| probe.truncate(PROBE_LEN));
+        let is_scarce = all.len() < 2 * N_PROBES;
+        let windows = all.into_iter().enumerate().filter(|(i, _)| is_scarce || !chosen.contains(i));
+        let windows = windows.map(|(_, window)| window).collect();
+        let mut bench = Bench { engine, logits: Vec::new(), probes, windows };
+        let slots: Vec<Slot> =
+            self.teacher.tensors().map(|(slot, _)| slot).filter(|slot| is_matrix(*slot)).collect();
+        for slot in slots {
+            self.place_teacher(&mut bench.engine, slot)?;
+            self.teacher.release(&self.tensor(slot)?);
+        }
+        bench.logits = self.logits_without(&mut bench, &[])?;
+        Ok(bench)
+    }
+
+    /// Puts the teacher's matrices back that a trial has replaced.
+    fn restore(&mut self, bench: &mut Bench) -> Result<(), Error> {
+        for layer_idx in 0..self.teacher.config().n_layers {
+            for slot in [LayerSlot::O, LayerSlot::Down] {
+                self.place_weights(bench, Slot::Layer(layer_idx, slot), None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts weights into the place of a matrix, in eight bits; the teacher's if there are none.
+    fn place_weights(&self, bench: &mut Bench, slot: Slot, weights: Option<&[f32]>) -> Result<(), Error> {
+        let tensor = self.tensor(slot)?;
+        let own = if weights.is_none() { widened(&tensor) } else { Vec::new() };
+        let weights = weights.unwrap_or(&own);
+        let new = if tensor.n_cols.is_multiple_of(DType::Q8_0.block_len()) {
+            matrix(&tensor, DType::Q8_0, rounding::to_eight_bits(weights))?
+        } else {
+            matrix(&tensor, DType::F32, floats(DType::F32, weights))?
+        };
+        Ok(bench.engine.set_matrix(slot, new)?)
+    }
+
+    /// Logits of the model as it is in the engine, without some layers.
+    fn logits_without(&mut self, bench: &mut Bench, dropped: &[usize]) -> Result<Vec<f32>, Error> {
+        let streams =
+            bench.probes.iter().map(|probe| bench.engine.embed(probe)).collect::<Result<Vec<_>, _>>()?;
+        self.logits_from(bench, streams, 0, dropped)
+    }
+
+    /// The same of streams that have come to layer `first`.
+    fn logits_from(
+        &mut self,
+        bench: &mut Bench,
+        streams: Vec<Vec<f32>>,
+        first: usize,
+        dropped: &[usize],
+    ) -> Result<Vec<f32>, Error> {
+        let config = self.teacher.config();
+        let mut last = Vec::new();
+        for mut stream in streams {
+            self.check()?;
+            for layer_idx in (first..config.n_layers).filter(|layer_idx| !dropped.contains(layer_idx)) {
+                bench.engine.run_layer(layer_idx, &mut stream, &mut |_, _| {})?;
+            }
+            let rows = stream.chunks_exact(config.hidden_dim).skip(PROBE_STRIDE - 1).step_by(PROBE_STRIDE);
+            last.extend(rows.flatten());
+        }
+        Ok(bench.engine.logits(&last)?.into_vec())
+    }
+
+    fn divergence_of(&mut self, bench: &mut Bench, dropped: &[usize]) -> Result<f64, Error> {
+        let logits = self.logits_without(bench, dropped)?;
+        Ok(self.distance(bench, &logits))
+    }
+
+    fn distance(&self, bench: &mut Bench, logits: &[f32]) -> f64 {
+        let mut divergence = Divergence::default();
+        let vocab_size = self.teacher.config().vocab_size;
+        compare_rows(bench.engine.pool(), Isa::best(), &bench.logits, logits, vocab_size, &mut divergence);
+        divergence.mean()
+    }
+
+    /// The layer whose loss, after those that are gone, moves the predictions the least.
+    fn next_layer(&mut self, bench: &mut Bench, dropped: &[usize]) -> Result<usize, Error> {
+        let n_layers = self.teacher.config().n_layers;
+        let mut streams =
+            bench.probes.iter().map(|probe| bench.engine.embed(probe)).collect::<Result<Vec<_>, _>>()?;
+        let mut best = (f64::INFINITY, 0);
+        for layer_idx in 0..n_layers {
+            self.tell("leaving layers out", layer_idx, n_layers)?;
+            if dropped.contains(&layer_idx) {
+                continue;
+            }
+            let logits = self.logits_from(bench, streams.clone(), layer_idx + 1, dropped)?;
+            let loss = self.distance(bench, &logits);
+            if loss < best.0 {
+                best = (loss, layer_idx);
+            }
+            for stream in &mut streams {
+                bench.engine.run_layer(layer_idx, stream, &mut |_, _| {})?;
+            }
+        }
+        self.tell("leaving layers out", n_layers, n_layers)?;
+        Ok(best.1)
+    }
+
+    /// Gives all layers that stay the shape, and solves what is left anew: in the engine, columns that are gone being zero,
+    /// and into `folder`.
+    fn narrow(
+        &mut self,
+        bench: &mut Bench,
+        shape: &Shape,
+        folder: Option<&Path>,
+    ) -> Result<BTreeMap<usize, Units>, Error> {
+        self.restore(bench)?;
+        let config = self.teacher.config().clone();
+        let embed = |engine: &Engine, windows: &[Vec<u32>]| {
+            windows.iter().map(|window| engine.embed(window)).collect::<Result<Vec<_>, _>>()
+        };
+        let mut teacher = embed(&bench.engine, &bench.windows)?;
+        let mut student = teacher.clone();
+        let mut all_units = BTreeMap::new();
+        for layer_idx in 0..config.n_layers {
+            self.tell("narrowing layers", layer_idx, config.n_layers)?;
+            for stream in &mut teacher {
+                self.check()?;
+                bench.engine.run_layer(layer_idx, stream, &mut |_, _| {})?;
+            }
+            if shape.dropped_layers.contains(&layer_idx) {
+                continue;
+            }
+            let mut units = Units::all(&config);
+            if shape.n_kv_heads < config.n_kv_heads {
+                let slot = Slot::Layer(layer_idx, LayerSlot::O);
+                let mut problem = self.problem(bench, slot, MatrixInput::O, &student)?;
+                let lines = |heads: &[usize]| head_lines(&config, HeadKind::Query, heads);
+                problem.drop_groups(bench.engine.pool(), &mut units.kv_heads, shape.n_kv_heads, &lines)?;
+                self.put(bench, slot, &problem, folder)?;
+            }
+            let slot = Slot::Layer(layer_idx, LayerSlot::Down);
+            let mut problem = self.problem(bench, slot, MatrixInput::Down, &student)?;
+            problem.drop_columns(bench.engine.pool(), shape.ffn_dim)?;
+            self.put(bench, slot, &problem, folder)?;
+            let has_norm_behind =
+                self.teacher.tensor(Slot::Layer(layer_idx, LayerSlot::PostFfnNorm)).is_some();
+            if !has_norm_behind && *shape != Shape::of(&config) {
+                self.repair(bench, layer_idx, &mut problem, &student, &teacher)?;
+                self.put(bench, slot, &problem, folder)?;
+            }
+            units.neurons.clone_from(&problem.kept);
+            for stream in &mut student {
+                self.check()?;
+                bench.engine.run_layer(layer_idx, stream, &mut |_, _| {})?;
+            }
+            all_units.insert(layer_idx, units);
+        }
+        self.tell("narrowing layers", config.n_layers, config.n_layers)?;
+        Ok(all_units)
+    }
+
+    /// A matrix of a layer and the second moments of its inputs, as the student's streams give them.
+    fn problem(
+        &mut self,
+        bench: &mut Bench,
+        slot: Slot,
+        input: MatrixInput,
+        streams: &[Vec<f32>],
+    ) -> Result<Problem, Error> {
+        let Slot::Layer(layer_idx, _) = slot else { unreachable!("only layers are narrowed") };
+        let tensor = self.tensor(slot)?;
+        let mut hessian = Hessian::new(tensor.n_cols);
+        for stream in streams {
+            self.check()?;
+            let mut inputs = Vec::new();
+            bench.engine.run_layer(layer_idx, &mut stream.clone(), &mut |seen, x| {
+                if seen == input {
+                    inputs.extend_from_slice(x);
+                }
+            })?;
+            hessian.add(bench.engine.pool(), Isa::best(), &inputs);
+        }
+        let weights: Vec<f64> = widened(&tensor).into_iter().map(f64::from).collect();
+        self.teacher.release(&tensor);
+        Ok(Problem::new(bench.engine.pool(), hessian.damped(DAMPING), weights, tensor.n_cols))
+    }
+
+    /// Moves a down projection so that the student's stream after the layer is nearest to the teacher's.
+    fn repair(
+        &mut self,
+        bench: &mut Bench,
+        layer_idx: usize,
+        problem: &mut Problem,
+        student: &[Vec<f32>],
+        teacher: &[Vec<f32>],
+    ) -> Result<(), Error> {
+        let hidden_dim = self.teacher.config().hidden_dim;
+        let n_kept = problem.kept.len();
+        let mut moments = vec![0.0f32; hidden_dim * n_kept];
+        let mut n_tokens = 0;
+        for (before, wanted) in student.iter().zip(teacher) {
+            self.check()?;
+            let mut stream = before.clone();
+            let mut inputs = Vec::new();
+            bench.engine.run_layer(layer_idx, &mut stream, &mut |seen, x| {
+                if seen == MatrixInput::Down {
+                    inputs.extend_from_slice(x);
+                }
+            })?;
+            let n_cols = problem.n_cols;
+            let kept: Vec<f32> = inputs
+                .chunks_exact(n_cols)
+                .flat_map(|row| problem.kept.iter().map(|col| row[*col]))
+                .collect();
+            let errors: Vec<f32> = wanted.iter().zip(&stream).map(|(wanted, is)| wanted - is).collect();
+            n_tokens += errors.len() / hidden_dim;
+            let isa = Isa::best();
+            bench.engine.pool().run_chunks(&mut moments, n_kept, |i, row| {
+                isa.vectorize(AddMoments { errors: &errors, row_idx: i, hidden_dim, inputs: &kept, row });
+            });
+        }
+        let mut change: Vec<f64> = moments.iter().map(|sum| f64::from(*sum) / n_tokens as f64).collect();
+        let factor = problem.factor(bench.engine.pool())?;
+        factor.solve(bench.engine.pool(), Isa::best(), &mut change);
+        problem.weights.iter_mut().zip(change).for_each(|(w, change)| *w += change);
+        Ok(())
+    }
+
+    /// Puts a solved matrix into the engine and the folder.
+    fn put(
+        &self,
+        bench: &mut Bench,
+        slot: Slot,
+        problem: &Problem,
+        folder: Option<&Path>,
+    ) -> Result<(), Error> {
+        let tensor = self.tensor(slot)?;
+        let mut wide = vec![0.0f32; tensor.n_rows * tensor.n_cols];
+        let rows = problem.weights.chunks_exact(problem.kept.len());
+        for (wide, row) in wide.chunks_exact_mut(tensor.n_cols).zip(rows) {
+            for (col, w) in problem.kept.iter().zip(row) {
+                wide[*col] = *w as f32;
+            }
+        }
+        self.place_weights(bench, slot, Some(&wide))?;
+        if let Some(folder) = folder {
+            let narrow: Vec<f32> = problem.weights.iter().map(|w| *w as f32).collect();
+            let path = folder.join(file_name(slot));
+            fs::write(&path, floats(solved_type(&tensor), &narrow))
+                .map_err(|source| Error::Io { path, source })?;
+        }
+        Ok(())
+    }
+}
+
+/// The type in which a matrix that was solved anew is stored.
+fn solved_type(tensor: &Tensor) -> DType {
+    if tensor.dtype.is_quantized() { DType::F16 } else { tensor.dtype }
+}
+
+fn file_name(slot: Slot) -> String {
+    format!("{slot:?}").replace(['(', ')', ',', ' '], "-")
+}
+
+/// One row of the second moments of errors and inputs.
+struct AddMoments<'a> {
+    /// `[n, hidden_dim]`
+    errors: &'a [f32],
+    row_idx: usize,
+    hidden_dim: usize,
+    /// `[n, row.len()]`
+    inputs: &'a [f32],
+    row: &'a mut [f32],
+}
+
+impl Vectorized for AddMoments<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        let AddMoments { errors, row_idx, hidden_dim, inputs, row } = self;
+        let n_cols = row.len();
+        for (errors, inputs) in errors.chunks_exact(hidden_dim).zip(inputs.chunks_exact(n_cols)) {
+            let error = errors[row_idx];
+            row.iter_mut().zip(inputs).for_each(|(sum, x)| *sum = error.mul_add(*x, *sum));
+        }
+    }
+}
+
+/// A matrix some of whose columns go, and what its inputs are.
+struct Problem {
+    n_cols: usize,
+    /// H, damped, `[n_cols, n_cols]`.
+    hessian: Vec<f64>,
+    /// The matrix as it was times H, `[n_rows, n_cols]`.
+    wanted: Vec<f64>,
+    /// Columns that are left, ascending.
+    kept: Vec<usize>,
+    /// `[n_rows, kept.len()]`: of all that have these columns alone, the matrix whose outputs are nearest to what they were.
+    weights: Vec<f64>,
+}
+
+impl Problem {
+    fn new(pool: &mut Pool, hessian: Vec<f64>, weights: Vec<f64>, n_cols: usize) -> Problem {
+        let mut wanted = vec![0.0; weights.len()];
+        let isa = Isa::best();
+        pool.run_chunks(&mut wanted, n_cols, |i, row| {
+            isa.vectorize(Multiply {
+                weights: &weights[i * n_cols..(i + 1) * n_cols],
+                hessian: &hessian,
+                row,
+            });
+        });
+        Problem { n_cols, hessian, wanted, kept: (0..n_cols).collect(), weights }
+    }
+
+    fn factor(&self, pool: &mut Pool) -> Result<Factor, Error> {
+        let part: Vec<f64> = self
+            .kept
+            .iter()
+            .flat_map(|i| self.kept.iter().map(move |j| self.hessian[i * self.n_cols + j]))
+            .collect();
+        Factor::new(pool, Isa::best(), &part, self.kept.len())
+            .ok_or(Error::BadCalibration { reason: "the model's activations on it are not finite" })
+    }
+
+    /// Solves the weights of the columns that are left; how much of the outputs' squares they explain.
+    fn solve(&mut self, pool: &mut Pool, factor: &Factor) -> f64 {
+        let wanted: Vec<f64> = self
+            .wanted
+            .chunks_exact(self.n_cols)
+            .flat_map(|row| self.kept.iter().map(|col| row[*col]))
+            .collect();
+        self.weights.clone_from(&wanted);
+        factor.solve(pool, Isa::best(), &mut self.weights);
+        self.weights.iter().zip(&wanted).map(|(w, b)| w * b).sum()
+    }
+
+    /// Leaves all but `n_wanted` columns out, those first whose loss the others can make good.
+    fn drop_columns(&mut self, pool: &mut Pool, n_wanted: usize) -> Result<(), Error> {
+        let n_before = self.kept.len();
+        for round in 1..=N_ROUNDS {
+            let n_left = n_before - (n_before - n_wanted) * round / N_ROUNDS;
+            if n_left == self.kept.len() {
+                continue;
+            }
+            let inverse = self.factor(pool)?.inverse_diagonal(pool, Isa::best());
+            let n_kept = self.kept.len();
+            let mut scores = vec![0.0; n_kept];
+            for row in self.weights.chunks_exact(n_kept) {
+                scores.iter_mut().zip(row).for_each(|(score, w)| *score += w * w);
+            }
+            scores.iter_mut().zip(inverse).for_each(|(score, inverse)| *score /= inverse);
+            let mut order: Vec<usize> = (0..n_kept).collect();
+            order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
+            order.truncate(n_left);
+            order.sort_unstable();
+            self.kept = order.into_iter().map(|i| self.kept[i]).collect();
+            let factor = self.factor(pool)?;
+            self.solve(pool, &factor);
+        }
+        Ok(())
+    }
+
+    /// Leaves groups of columns out, the cheapest first, until `n_wanted` of `groups` are left.
+    fn drop_groups(
+        &mut self,
+        pool: &mut Pool,
+        groups: &mut Vec<usize>,
+        n_wanted: usize,
+        columns: &dyn Fn(&[usize]) -> Vec<usize>,
+    ) -> Result<(), Error> {
+        while groups.len() > n_wanted {
+            let mut best = (f64::NEG_INFINITY, 0);
+            for i in 0..groups.len() {
+                let mut left = groups.clone();
+                left.remove(i);
+                self.kept = columns(&left);
+                let factor = self.factor(pool)?;
+                let explained = self.solve(pool, &factor);
+                if explained > best.0 {
+                    best = (explained, i);
+                }
+            }
+            groups.remove(best.1);
+            self.kept = columns(groups);
+            let factor = self.factor(pool)?;
+            self.solve(pool, &factor);
+        }
+        Ok(())
+    }
+}
+
+/// One row of W H.
+struct Multiply<'a> {
+    weights: &'a [f64],
+    hessian: &'a [f64],
+    row: &'a mut [f64],
+}
+
+impl Vectorized for Multiply<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        let n = self.row.len();
+        for (w, line) in self.weights.iter().zip(self.hessian.chunks_exact(n)) {
+            self.row.iter_mut().zip(line).for_each(|(sum, h)| *sum = w.mul_add(*h, *sum));
+        }
+    }
+}
+
+impl Pruned {
+    /// Writes what is left of `model` to `path`: a plain smaller file. Nothing is at `path` on an error that was not there
+    /// before.
+    ///
+    /// # Errors
+    /// If the model is no GGUF file; those of reading and writing.
+    pub fn write(&self, model: &Model, path: &Path) -> Result<(), Error> {
+        let Source::Gguf(gguf) = model.source() else {
+            return Err(Error::NotGguf { path: model.path().to_owned() });
+        };
+        let config = model.config();
+        let slots: BTreeMap<&str, Slot> = model.tensors().map(|(slot, tensor)| (tensor.name, slot)).collect();
+        let mut writer = GgufWriter::new();
+        self.write_metadata(model, &mut writer)?;
+        // What becomes of each tensor that stays, in the file's order.
+        let mut plan = Vec::new();
+        for tensor in gguf.tensors() {
+            let slot = slots.get(tensor.name).copied();
+            let (mut dims, mut name, mut dtype) =
+                (tensor.dims.to_vec(), tensor.name.to_owned(), tensor.dtype);
+            let mut lines = None;
+            if let Some(slot @ Slot::Layer(layer_idx, layer_slot)) = slot {
+                let Some(units) = self.units.get(&layer_idx) else { continue };
+                let new_idx = self.units.range(..layer_idx).count();
+                name = name.replacen(&format!(".{layer_idx}."), &format!(".{new_idx}."), 1);
+                lines = units.lines(config, layer_slot);
+                match &lines {
+                    Some((Side::Rows, rows)) => dims[1] = rows.len(),
+                    Some((Side::Cols, cols)) => dims[0] = cols.len(),
+                    None => {}
+                }
+                if self.solved(slot).is_some() {
+                    dtype = solved_type(&tensor.as_matrix());
+                } else if matches!(lines, Some((Side::Cols, _))) && dtype.is_quantized() {
+                    return Err(Error::CannotPrune { reason: "columns of blocks cannot be cut" });
+                }
+            }
+            writer.tensor(&name, &dims, dtype)?;
+            plan.push((tensor, slot, lines));
+        }
+        let mut plan = plan.into_iter();
+        writer.write_file(path, |_, out| {
+            let (tensor, slot, lines) =
+                plan.next().expect("tensors are asked for in the order in which they were added");
+            if let Some(path) = slot.and_then(|slot| self.solved(slot)) {
+                return out.write_all(&fs::read(path)?);
+            }
+            let Some((side, lines)) = lines else { return out.write_all(tensor.data) };
+            let n_rows = tensor.as_matrix().n_rows;
+            let row_bytes = tensor.data.len() / n_rows;
+            match side {
+                Side::Rows => lines
+                    .iter()
+                    .try_for_each(|row| out.write_all(&tensor.data[row * row_bytes..][..row_bytes])),
+                // Vectors, and float matrices that were not solved anew: an element is whole bytes.
+                Side::Cols => {
+                    let n_bytes = row_bytes / tensor.as_matrix().n_cols;
+                    tensor.data.chunks_exact(row_bytes).try_for_each(|row| {
+                        lines.iter().try_for_each(|col| out.write_all(&row[col * n_bytes..][..n_bytes]))
+                    })
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    /// The file of a matrix that was solved anew.
+    fn solved(&self, slot: Slot) -> Option<PathBuf> {
+        let path = self.folder.as_ref()?.join(file_name(slot));
+        path.is_file().then_some(path)
+    }
+
+    fn write_metadata(&self, model: &Model, writer: &mut GgufWriter) -> Result<(), Error> {
+        let Source::Gguf(gguf) = model.source() else { return Ok(()) };
+        let config = model.config();
+        let arch = gguf.get("general.architecture").and_then(|v| v.as_str()).unwrap_or_default();
+        let n_heads = config.n_heads / config.n_kv_heads * self.shape.n_kv_heads;
+        let count = |n: usize| Value::U32(n as u32);
+        let new = [
+            ("block_count", count(self.units.len())),
+            ("feed_forward_length", count(self.shape.ffn_dim)),
+            ("attention.head_count", count(n_heads)),
+            ("attention.head_count_kv", count(self.shape.n_kv_heads)),
+            // Else readers take it for the width by the number of heads.
+            ("attention.key_length", count(config.head_dim)),
+            ("attention.value_length", count(config.head_dim)),
+        ];
+        for (key, value) in gguf.metadata() {
+            let name = key.strip_prefix(arch).and_then(|key| key.strip_prefix('.'));
+            if key != "general.alignment" && !new.iter().any(|(new, _)| Some(*new) == name) {
+                writer.key(key, value)?;
+            }
+        }
+        for (name, value) in new {
+            writer.key(&format!("{arch}.{name}"), value)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    use crate::hessian::tests::inputs;
+    use edgeward_engine::EngineOptions;
+
+    /// The x with x H = b, by elimination.
+    fn solve_ref(hessian: &[f64], b: &[f64]) -> Vec<f64> {
+        let n = b.len();
+        let mut rows: Vec<Vec<f64>> =
+            (0..n).map(|i| [&hessian[i * n..(i + 1) * n], &b[i..=i]].concat()).collect();
+        for i in 0..n {
+            let pivot = rows[i].clone();
+            for (j, row) in rows.iter_mut().enumerate().filter(|(j, _)| *j != i) {
+                let scale = row[i] / pivot[i];
+                row.iter_mut().zip(&pivot).for_each(|(x, p)| *x -= scale * p);
+                assert!(j < n);
+            }
+        }
+        (0..n).map(|i| rows[i][n] / rows[i][i]).collect()
+    }
+
+    fn problem(n_rows: usize, n_cols: usize) -> (Pool, Problem, Vec<f64>) {
+        let mut pool = Pool::new(2);
+        let mut hessian = Hessian::new(n_cols);
+        hessian.add(&mut pool, Isa::best(), &inputs(600, n_cols));
+        let weights: Vec<f64> = inputs(n_rows, n_cols).into_iter().map(f64::from).collect();
+        let problem = Problem::new(&mut pool, hessian.damped(0.01), weights.clone(), n_cols);
+        (pool, problem, weights)
+    }
+
+    /// (w - w') H (w - w')^T, summed over rows.
+    fn loss(problem: &Problem, weights: &[f64]) -> f64 {
+        let n = problem.n_cols;
+        let mut total = 0.0;
+        for (row, left) in weights.chunks(n).zip(problem.weights.chunks(problem.kept.len())) {
+            let mut error = row.to_vec();
+            problem.kept.iter().zip(left).for_each(|(col, w)| error[*col] -= w);
+            for i in 0..n {
+                for j in 0..n {
+                    total += error[i] * problem.hessian[i * n + j] * error[j];
+                }
+            }
+        }
+        total
+    }
+
+    #[test]
+    fn what_is_left_is_the_least_squares_solution() {
+        let (mut pool, mut problem, weights) = problem(3, 24);
+        problem.drop_columns(&mut pool, 13).unwrap();
+        assert_eq!(problem.kept.len(), 13);
+        let part: Vec<f64> = problem
+            .kept
+            .iter()
+            .flat_map(|i| problem.kept.iter().map(|j| problem.hessian[i * 24 + j]).collect::<Vec<_>>())
+            .collect();
+        for (r, row) in problem.weights.chunks(13).enumerate() {
+            let b: Vec<f64> = problem
+                .kept
+                .iter()
+                .map(|j| (0..24).map(|i| weights[r * 24 + i] * problem.hessian[i * 24 + j]).sum())
+                .collect();
+            for (w, want) in row.iter().zip(solve_ref(&part, &b)) {
+                assert!((w - want).abs() < 1e-3 * (1.0 + want.abs()), "{w} and {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_inverse_diagonal_is_that_of_the_inverse() {
+        let (mut pool, problem, _) = problem(1, 50);
+        let factor = problem.factor(&mut pool).unwrap();
+        let diagonal = factor.inverse_diagonal(&mut pool, Isa::best());
+        for i in [0, 1, 25, 49] {
+            let unit: Vec<f64> = (0..50).map(|j| f64::from(u8::from(i == j))).collect();
+            let want = solve_ref(&problem.hessian, &unit)[i];
+            assert!((diagonal[i] - want).abs() < 1e-3 * want, "{} and {want}", diagonal[i]);
+        }
+    }
+
+    #[test]
+    fn columns_are_chosen_better_than_by_their_size() {
+        let (mut pool, mut ours, weights) = problem(8, 40);
+        ours.drop_columns(&mut pool, 24).unwrap();
+        let (_, mut by_size, _) = problem(8, 40);
+        let mut order: Vec<usize> = (0..40).collect();
+        let size = |col: usize| weights.iter().skip(col).step_by(40).map(|w| w * w).sum::<f64>();
+        order.sort_by(|a, b| size(*b).total_cmp(&size(*a)));
+        order.truncate(24);
+        order.sort_unstable();
+        by_size.kept = order;
+        let rows =
+            weights.chunks(40).flat_map(|row| by_size.kept.iter().map(|col| row[*col]).collect::<Vec<_>>());
+        by_size.weights = rows.collect();
+        let not_repaired = loss(&by_size, &weights);
+        let factor = by_size.factor(&mut pool).unwrap();
+        by_size.solve(&mut pool, &factor);
+        let (ours, repaired) = (loss(&ours, &weights), loss(&by_size, &weights));
+        assert!(ours < repaired && repaired < 0.9 * not_repaired, "{ours}, {repaired}, {not_repaired}");
+    }
+
+    #[test]
+    fn the_group_that_is_missed_least_goes() {
+        let (mut pool, mut problem, weights) = problem(4, 24);
+        let mut groups = vec![0, 1, 2, 3];
+        let columns = |groups: &[usize]| groups.iter().flat_map(|g| g * 6..(g + 1) * 6).collect::<Vec<_>>();
+        problem.drop_groups(&mut pool, &mut groups, 3, &columns).unwrap();
+        let best = loss(&problem, &weights);
+        for gone in 0..4 {
+            let left: Vec<usize> = (0..4).filter(|g| *g != gone).collect();
+            problem.kept = columns(&left);
+            let factor = problem.factor(&mut pool).unwrap();
+            problem.solve(&mut pool, &factor);
+            assert!(loss(&problem, &weights) >= best * (1.0 - 1e-6), "{gone}");
+        }
+        assert_eq!(groups.len(), 3);
+    }
+
+    /// A file with parts left out computes what the whole model does when these parts are silent.
+    #[test]
+    fn a_written_file_is_the_model_without_what_is_gone() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/tiny");
+        let dir = tempfile::tempdir().unwrap();
+        for (name, dropped) in [("llama", vec![1]), ("qwen2", vec![0]), ("qwen3", vec![]), ("gemma3", vec![])]
+        {
+            let model = Arc::new(Model::load(&folder.join(format!("{name}.gguf"))).unwrap());
+            let config = model.config().clone();
+            let left = (0..config.n_layers).filter(|layer_idx| !dropped.contains(layer_idx));
+            let units: BTreeMap<usize, Units> = left
+                .map(|i| {
+                    let neurons = (0..config.ffn_dim).filter(|n| (n + i) % 3 > 0).collect::<Vec<_>>();
+                    (
+                        i,
+                        Units {
+                            neurons: neurons[..config.ffn_dim / 2].to_vec(),
+                            kv_heads: vec![i % config.n_kv_heads],
+                        },
+                    )
+                })
+                .collect();
+            let shape = Shape { dropped_layers: dropped, ffn_dim: config.ffn_dim / 2, n_kv_heads: 1 };
+            let pruned = Pruned { shape, units, folder: None, trials: Vec::new() };
+            let path = dir.path().join(name);
+            pruned.write(&model, &path).unwrap();
+            let small = Arc::new(Model::load(&path).unwrap());
+            let n_params: usize = small.tensors().map(|(_, tensor)| tensor.n_rows * tensor.n_cols).sum();
+            assert_eq!(n_params as u64, pruned.shape.n_params(&model), "{name}");
+
+            let options = EngineOptions { kv_type: edgeward_engine::KvType::F32, ..EngineOptions::default() };
+            let (mut old, mut new) =
+                (Engine::new(&model, options.clone()).unwrap(), Engine::new(&small, options).unwrap());
+            let tokens: Vec<u32> = (0..24).map(|i| i * 7 % 300).collect();
+            let (mut a, mut b) = (old.embed(&tokens).unwrap(), new.embed(&tokens).unwrap());
+            for (new_idx, (&layer_idx, units)) in pruned.units.iter().enumerate() {
+                for (slot, lines) in [
+                    (LayerSlot::Down, units.neurons.clone()),
+                    (LayerSlot::O, head_lines(&config, HeadKind::Query, &units.kv_heads)),
+                ] {
+                    let slot = Slot::Layer(layer_idx, slot);
+                    let tensor = model.tensor(slot).unwrap();
+                    let mut weights = widened(&tensor);
+                    for (i, w) in weights.iter_mut().enumerate() {
+                        if !lines.contains(&(i % tensor.n_cols)) {
+                            *w = 0.0;
+                        }
+                    }
+                    let silent = matrix(&tensor, DType::F32, floats(DType::F32, &weights)).unwrap();
+                    old.set_matrix(slot, silent).unwrap();
+                }
+                old.run_layer(layer_idx, &mut a, &mut |_, _| {}).unwrap();
+                new.run_layer(new_idx, &mut b, &mut |_, _| {}).unwrap();
+            }
+            for (a, b) in a.iter().zip(&b) {
+                assert!((a - b).abs() <= 1e-4 * (1.0 + a.abs()), "{name}: {a} and {b}");
+            }
+        }
+    }
+}
