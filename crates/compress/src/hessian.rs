@@ -19,6 +19,8 @@ const TILE_COLS: usize = 32;
 const TILE_ROWS: usize = 4;
 /// Columns that a step of the factorisation takes at a time.
 const PANEL: usize = 48;
+/// Right-hand sides that are solved for at a time: each row of M is read once for all.
+const SOLVED_ROWS: usize = 8;
 /// Floats of a vector in double precision.
 const LANES_F64: usize = 8;
 
@@ -204,7 +206,9 @@ impl Factor {
 
     /// Replaces each row b of `rows`, `[n, n_cols]`, by the x with x H = b.
     pub fn solve(&self, pool: &mut Pool, isa: Isa, rows: &mut [f64]) {
-        pool.run_chunks(rows, self.n_cols, |_, row| isa.vectorize(Solve { factor: self, row }));
+        pool.run_chunks(rows, SOLVED_ROWS * self.n_cols, |_, rows| {
+            isa.vectorize(Solve { factor: self, rows });
+        });
     }
 
     /// The diagonal of the inverse of H, `[n_cols]`.
@@ -220,23 +224,29 @@ impl Factor {
 /// x H = b, that is M D M^T x = b: from the last entry to the first, divided by D, and back.
 struct Solve<'a> {
     factor: &'a Factor,
-    row: &'a mut [f64],
+    /// `[n, n_cols]`
+    rows: &'a mut [f64],
 }
 
 impl Vectorized for Solve<'_> {
     type Output = ();
     #[inline(always)]
     fn run(self) {
-        let Solve { factor: Factor { n_cols, unit_upper, diagonal, .. }, row } = self;
+        let Solve { factor: Factor { n_cols, unit_upper, diagonal, .. }, rows } = self;
+        let after = |i: usize| &unit_upper[i * n_cols + i + 1..(i + 1) * n_cols];
         for i in (0..*n_cols).rev() {
-            let (x, after) = row[i..].split_first_mut().expect("i is a column");
-            *x -= dot(after, &unit_upper[i * n_cols + i + 1..(i + 1) * n_cols]);
+            for row in rows.chunks_exact_mut(*n_cols) {
+                row[i] -= dot(&row[i + 1..], after(i));
+            }
         }
-        row.iter_mut().zip(diagonal).for_each(|(x, d)| *x /= f64::from(*d));
+        for row in rows.chunks_exact_mut(*n_cols) {
+            row.iter_mut().zip(diagonal).for_each(|(x, d)| *x /= f64::from(*d));
+        }
         for i in 0..*n_cols {
-            let (x, after) = row[i..].split_first_mut().expect("i is a column");
-            let m = &unit_upper[i * n_cols + i + 1..(i + 1) * n_cols];
-            after.iter_mut().zip(m).for_each(|(y, m)| *y -= *x * f64::from(*m));
+            for row in rows.chunks_exact_mut(*n_cols) {
+                let (x, others) = row[i..].split_first_mut().expect("i is a column");
+                others.iter_mut().zip(after(i)).for_each(|(y, m)| *y -= *x * f64::from(*m));
+            }
         }
     }
 }

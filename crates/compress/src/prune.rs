@@ -37,11 +37,13 @@ const N_PROBES: usize = 6;
 /// Tokens of such a window at most.
 const PROBE_LEN: usize = 192;
 /// Every so manyeth position's prediction is compared.
-const PROBE_STRIDE: usize = 2;
+const PROBE_STRIDE: usize = 4;
 /// Widths of the feed-forward network are multiples of this, the block of most types.
 const WIDTH_STEP: usize = 32;
 /// Rounds in which neurons go: after each, the others are solved anew.
-const N_ROUNDS: usize = 4;
+const N_ROUNDS: usize = 2;
+/// Rows of a matrix that are computed at a time: what they have in common is read once for all.
+const ROWS_AT_ONCE: usize = 8;
 /// Mixtures that are tried at most.
 const MAX_TRIALS: usize = 10;
 
@@ -516,8 +518,16 @@ impl Compressor<'_> {
             let errors: Vec<f32> = wanted.iter().zip(&stream).map(|(wanted, is)| wanted - is).collect();
             n_tokens += errors.len() / hidden_dim;
             let isa = Isa::best();
-            bench.engine.pool().run_chunks(&mut moments, n_kept, |i, row| {
-                isa.vectorize(AddMoments { errors: &errors, row_idx: i, hidden_dim, inputs: &kept, row });
+            bench.engine.pool().run_chunks(&mut moments, ROWS_AT_ONCE * n_kept, |i, rows| {
+                let first_row = i * ROWS_AT_ONCE;
+                isa.vectorize(AddMoments {
+                    errors: &errors,
+                    first_row,
+                    hidden_dim,
+                    inputs: &kept,
+                    n_kept,
+                    rows,
+                });
             });
         }
         let mut change: Vec<f64> = moments.iter().map(|sum| f64::from(*sum) / n_tokens as f64).collect();
@@ -563,26 +573,27 @@ fn file_name(slot: Slot) -> String {
     format!("{slot:?}").replace(['(', ')', ',', ' '], "-")
 }
 
-/// One row of the second moments of errors and inputs.
+/// Some rows of the second moments of errors and inputs.
 struct AddMoments<'a> {
     /// `[n, hidden_dim]`
     errors: &'a [f32],
-    row_idx: usize,
+    first_row: usize,
     hidden_dim: usize,
-    /// `[n, row.len()]`
+    /// `[n, n_kept]`
     inputs: &'a [f32],
-    row: &'a mut [f32],
+    n_kept: usize,
+    rows: &'a mut [f32],
 }
 
 impl Vectorized for AddMoments<'_> {
     type Output = ();
     #[inline(always)]
     fn run(self) {
-        let AddMoments { errors, row_idx, hidden_dim, inputs, row } = self;
-        let n_cols = row.len();
-        for (errors, inputs) in errors.chunks_exact(hidden_dim).zip(inputs.chunks_exact(n_cols)) {
-            let error = errors[row_idx];
-            row.iter_mut().zip(inputs).for_each(|(sum, x)| *sum = error.mul_add(*x, *sum));
+        let AddMoments { errors, first_row, hidden_dim, inputs, n_kept, rows } = self;
+        for (errors, inputs) in errors.chunks_exact(hidden_dim).zip(inputs.chunks_exact(n_kept)) {
+            for (row, error) in rows.chunks_exact_mut(n_kept).zip(&errors[first_row..]) {
+                row.iter_mut().zip(inputs).for_each(|(sum, x)| *sum = error.mul_add(*x, *sum));
+            }
         }
     }
 }
@@ -604,12 +615,9 @@ impl Problem {
     fn new(pool: &mut Pool, hessian: Vec<f64>, weights: Vec<f64>, n_cols: usize) -> Problem {
         let mut wanted = vec![0.0; weights.len()];
         let isa = Isa::best();
-        pool.run_chunks(&mut wanted, n_cols, |i, row| {
-            isa.vectorize(Multiply {
-                weights: &weights[i * n_cols..(i + 1) * n_cols],
-                hessian: &hessian,
-                row,
-            });
+        pool.run_chunks(&mut wanted, ROWS_AT_ONCE * n_cols, |i, rows| {
+            let weights = &weights[i * ROWS_AT_ONCE * n_cols..][..rows.len()];
+            isa.vectorize(Multiply { weights, hessian: &hessian, n_cols, rows });
         });
         Problem { n_cols, hessian, wanted, kept: (0..n_cols).collect(), weights }
     }
@@ -691,20 +699,24 @@ impl Problem {
     }
 }
 
-/// One row of W H.
+/// Some rows of W H.
 struct Multiply<'a> {
+    /// `[n, n_cols]`
     weights: &'a [f64],
     hessian: &'a [f64],
-    row: &'a mut [f64],
+    n_cols: usize,
+    rows: &'a mut [f64],
 }
 
 impl Vectorized for Multiply<'_> {
     type Output = ();
     #[inline(always)]
     fn run(self) {
-        let n = self.row.len();
-        for (w, line) in self.weights.iter().zip(self.hessian.chunks_exact(n)) {
-            self.row.iter_mut().zip(line).for_each(|(sum, h)| *sum = w.mul_add(*h, *sum));
+        let Multiply { weights, hessian, n_cols, rows } = self;
+        for (i, line) in hessian.chunks_exact(n_cols).enumerate() {
+            for (row, weights) in rows.chunks_exact_mut(n_cols).zip(weights.chunks_exact(n_cols)) {
+                row.iter_mut().zip(line).for_each(|(sum, h)| *sum = weights[i].mul_add(*h, *sum));
+            }
         }
     }
 }
