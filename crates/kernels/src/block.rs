@@ -9,8 +9,8 @@
 //! A block is 32 weights, since rows of small models are rarely whole multiples of more. A half-float scale for so few
 //! costs half a bit for each weight, and its eleven bits of precision buy nothing: the error of rounding is flat around
 //! the best scale. Eight bits (E4M3 of "OCP 8-bit Floating Point Specification", Open Compute Project 2023: sign, four
-//! bits of exponent, three of mantissa; here times 2^-12, so that levels up to 127 reach weights up to 14) cost a
-//! quarter. Levels are uneven, denser in the middle: they minimise the squared error of normally distributed weights
+//! bits of exponent, three of mantissa; here times 2^-12, so that levels up to 127 reach weights up to 14, and for EW6,
+//! whose levels end at 32, times 2^-10) cost a quarter. Levels are uneven, denser in the middle: they minimise the squared error of normally distributed weights
 //! under the best scale of each block (Lloyd's iteration, scale and levels in turn). They are lopsided, and the scale
 //! has a sign: the block's largest magnitude goes to the far end, whichever its sign.
 //!
@@ -77,8 +77,8 @@ pub struct Shape {
     pub has_min: bool,
     /// Weights per second-level scale; 0 where there is only one level.
     pub group_len: usize,
-    /// Bits of a first-level scale: 16, a half float, or 8, an EW type's.
-    pub scale_bits: u32,
+    /// Of an EW type: the first-level scale is a number of eight bits (E4M3) times 2^-`n`. Else it is a half float.
+    pub e4m3_shift: Option<u32>,
 }
 
 /// The shape of a quantised type.
@@ -87,13 +87,13 @@ pub struct Shape {
 /// For a plain float type.
 pub const fn shape(dtype: DType) -> Shape {
     const fn new(bits: u32, zero: i32, has_min: bool, group_len: usize) -> Shape {
-        Shape { bits, zero, table: &[], has_min, group_len, scale_bits: 16 }
+        Shape { bits, zero, table: &[], has_min, group_len, e4m3_shift: None }
     }
     const fn of_table(bits: u32, table: &'static [i8], group_len: usize) -> Shape {
         Shape { table, ..new(bits, 128, false, group_len) }
     }
-    const fn own(shape: Shape) -> Shape {
-        Shape { scale_bits: 8, ..shape }
+    const fn own(shape: Shape, e4m3_shift: u32) -> Shape {
+        Shape { e4m3_shift: Some(e4m3_shift), ..shape }
     }
     match dtype {
         DType::Q4_0 => new(4, 8, false, 0),
@@ -108,11 +108,11 @@ pub const fn shape(dtype: DType) -> Shape {
         DType::Q6_K => new(6, 32, false, 16),
         DType::IQ4_NL => of_table(4, &IQ4_VALUES, 0),
         DType::IQ4_XS => of_table(4, &IQ4_VALUES, 32),
-        DType::EW2 => own(of_table(2, &EW2_VALUES, 0)),
-        DType::EW3 => own(of_table(3, &EW3_VALUES, 0)),
-        DType::EW4 => own(of_table(4, &EW4_VALUES, 0)),
-        DType::EW5 => own(of_table(5, &EW5_VALUES, 0)),
-        DType::EW6 => own(new(6, 32, false, 0)),
+        DType::EW2 => own(of_table(2, &EW2_VALUES, 0), 12),
+        DType::EW3 => own(of_table(3, &EW3_VALUES, 0), 12),
+        DType::EW4 => own(of_table(4, &EW4_VALUES, 0), 12),
+        DType::EW5 => own(of_table(5, &EW5_VALUES, 0), 12),
+        DType::EW6 => own(new(6, 32, false, 0), 10),
         DType::F32 | DType::F16 | DType::BF16 => panic!("a float type has no blocks"),
     }
 }
@@ -130,9 +130,9 @@ impl Shape {
     /// The first-level scale that is nearest to `d`, of those that a block can hold.
     #[inline(always)]
     pub fn nearest_scale(self, d: f32) -> f32 {
-        match self.scale_bits {
-            8 => nearest_e4m3_scale(d),
-            _ => f16::from_f32(d.clamp(-65_504.0, 65_504.0)).to_f32(),
+        match self.e4m3_shift {
+            Some(shift) => nearest_e4m3_scale(d, shift),
+            None => f16::from_f32(d.clamp(-65_504.0, 65_504.0)).to_f32(),
         }
     }
 
@@ -142,32 +142,33 @@ impl Shape {
     }
 }
 
-/// 2^-12 times a number of eight bits (E4M3), in half precision: exact.
-const fn e4m3_to_half(bits: u8) -> u16 {
-    let (sign, exponent, mantissa) = ((bits as u16 >> 7) << 15, bits as u16 >> 3 & 15, bits as u16 & 7);
+/// 2^-`shift` times a number of eight bits (E4M3), in half precision: exact for 9 to 12.
+const fn e4m3_to_half(bits: u8, shift: u32) -> u16 {
+    let (sign, exponent, mantissa) = ((bits as u16 >> 7) << 15, bits as u32 >> 3 & 15, bits as u16 & 7);
+    // The exponent's bias is 7 there and 15 here.
+    let (first_normal, change) = (shift - 7, shift - 8);
     match (exponent, mantissa) {
         (15, 7) => sign | 0x7e00,
-        // The exponent's bias is 7 there and 15 here: normal numbers of E4M3 times 2^-12 have half precision's exponent
-        // `exponent - 4`, and below 1 are subnormal there: multiples of 2^-24.
-        (0, _) => sign | mantissa << 3,
-        (1..=4, _) => sign | (8 | mantissa) << (exponent + 2),
-        _ => sign | (exponent - 4) << 10 | mantissa << 7,
+        // What half precision has below its normal numbers are multiples of 2^-24.
+        (0, _) => sign | mantissa << (15 - shift),
+        (exponent, _) if exponent < first_normal => sign | (8 | mantissa) << (exponent + 14 - shift),
+        _ => sign | (exponent - change << 10) as u16 | mantissa << 7,
     }
 }
 
 /// The scale of an EW block that is nearest to `d`.
-fn nearest_e4m3_scale(d: f32) -> f32 {
-    let largest = f16::from_bits(e4m3_to_half(0x7e)).to_f32();
+fn nearest_e4m3_scale(d: f32, shift: u32) -> f32 {
+    let largest = f16::from_bits(e4m3_to_half(0x7e, shift)).to_f32();
     let magnitude = d.abs().min(largest);
-    // Steps are an eighth of the power of two below, and of 2^-6 times 2^-12 at least.
-    let exponent = (magnitude.to_bits() >> 23).max(127 - 6 - 12);
+    // Steps are an eighth of the power of two below, and of 2^-6 times 2^-shift at least.
+    let exponent = (magnitude.to_bits() >> 23).max(127 - 6 - shift);
     let step = f32::from_bits((exponent - 3) << 23);
     ((magnitude / step).round_ties_even() * step).copysign(d)
 }
 
 /// The inverse of [`e4m3_to_half`]; bits that E4M3 has no room for are lost.
-fn half_to_e4m3(d: u16) -> u8 {
-    let value = f16::from_bits(d & 0x7fff).to_f32() * 4096.0;
+fn half_to_e4m3(d: u16, shift: u32) -> u8 {
+    let value = f16::from_bits(d & 0x7fff).to_f32() * (1 << shift) as f32;
     let exponent = (value.to_bits() >> 23).saturating_sub(127 - 7);
     let magnitude = match exponent {
         0 => (value * 512.0) as u8,
@@ -379,9 +380,9 @@ impl Block {
                 out[2..4].copy_from_slice(&high.to_le_bytes());
             }
             DType::EW2 | DType::EW3 | DType::EW4 | DType::EW5 | DType::EW6 => {
-                let codes = &self.codes[0];
-                out[0] = half_to_e4m3(self.d);
-                match shape(dtype).bits {
+                let (codes, shape) = (&self.codes[0], shape(dtype));
+                out[0] = half_to_e4m3(self.d, shape.e4m3_shift.expect("our own types have such a scale"));
+                match shape.bits {
                     2 | 3 => join_quarters(codes, &mut out[1..9]),
                     _ => join_nibbles(codes, &mut out[1..17]),
                 }
@@ -490,8 +491,9 @@ impl Block {
                 }
             }
             DType::EW2 | DType::EW3 | DType::EW4 | DType::EW5 | DType::EW6 => {
-                b.d = e4m3_to_half(bytes[0]);
-                b.codes[0] = match shape(dtype).bits {
+                let shape = shape(dtype);
+                b.d = e4m3_to_half(bytes[0], shape.e4m3_shift.expect("our own types have such a scale"));
+                b.codes[0] = match shape.bits {
                     2 | 3 => split_quarters(&bytes[1..]),
                     _ => split_nibbles(&bytes[1..]),
                 };

@@ -77,7 +77,7 @@ fn our_own_types_are_what_their_layout_says() {
             // A different byte in each place.
             let mut bytes: Vec<u8> = (0..n_bytes).map(|i| (i * 73 + usize::from(scale) * 11) as u8).collect();
             bytes[0] = scale;
-            let d = e4m3(scale) / 4096.0;
+            let d = e4m3(scale) / if dtype == DType::EW6 { 1024.0 } else { 4096.0 };
             let bit = |at: usize, i: usize| u32::from(bytes[at + i / 8] >> (i % 8) & 1);
             let half = |at: usize, i: usize| u32::from(bytes[at + i % 16] >> (4 * (i / 16)) & 15);
             // Weights 4 i + 8 j ..+4 are bits 2 j ..+2 of the bytes of word i.
@@ -109,14 +109,19 @@ fn our_own_types_are_what_their_layout_says() {
 
 #[test]
 fn the_nearest_scale_is_found() {
-    let scales: Vec<f32> = (0..=u8::MAX).map(|bits| (e4m3(bits) / 4096.0) as f32).collect();
-    for i in -3000i32..3000 {
-        // From far below the smallest to beyond the largest.
-        let d = 2f32.powf(i.abs() as f32 / 100.0 - 24.0).copysign(i as f32);
-        let got = shape(DType::EW4).nearest_scale(d);
-        let distance = |scale: f32| if scale.is_nan() { f32::INFINITY } else { (scale - d).abs() };
-        assert!(scales.contains(&got), "{d}: {got} is no scale");
-        assert!(scales.iter().all(|scale| distance(got) <= distance(*scale)), "{d} is not nearest to {got}");
+    for (dtype, unit) in [(DType::EW4, 4096.0), (DType::EW6, 1024.0)] {
+        let scales: Vec<f32> = (0..=u8::MAX).map(|bits| (e4m3(bits) / unit) as f32).collect();
+        for i in -3000i32..3000 {
+            // From far below the smallest to beyond the largest.
+            let d = 2f32.powf(i.abs() as f32 / 100.0 - 24.0).copysign(i as f32);
+            let got = shape(dtype).nearest_scale(d);
+            let distance = |scale: f32| if scale.is_nan() { f32::INFINITY } else { (scale - d).abs() };
+            assert!(scales.contains(&got), "{dtype}, {d}: {got} is no scale");
+            assert!(
+                scales.iter().all(|scale| distance(got) <= distance(*scale)),
+                "{dtype}: {d} is not nearest to {got}"
+            );
+        }
     }
 }
 
