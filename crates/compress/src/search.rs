@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use edgeward_engine::{Engine, Isa, MatrixInput};
 use edgeward_kernels::DType;
+use edgeward_kernels::block::shape;
 use edgeward_model::Model;
 use edgeward_model::tensor::Slot;
 use serde::{Deserialize, Serialize};
@@ -242,6 +243,7 @@ impl Compressor<'_> {
         }
         let weights = widened(&tensor);
         self.teacher.release(&tensor);
+        let largest = weights.iter().fold(0.0f32, |max, w| max.max(w.abs()));
         let sample: Vec<f32> = (0..n_rows.min(SAMPLE_ROWS))
             .map(|i| i * n_rows / n_rows.min(SAMPLE_ROWS))
             .flat_map(|row| weights[row * n_cols..(row + 1) * n_cols].iter().copied())
@@ -269,7 +271,10 @@ impl Compressor<'_> {
             size_bytes: size(dtype),
             loss: if of_anchor > 0.0 { loss * error / of_anchor } else { 0.0 },
         };
-        Ok(Measured { tensor: name, choices: TYPES.into_iter().zip(errors).map(choice).collect() })
+        // The rows that types are compared on may lack the one with an outlier that a type would cut off.
+        let holds_all = |(dtype, _): &(DType, f64)| shape(*dtype).reach() >= largest;
+        let choices = TYPES.into_iter().zip(errors).filter(holds_all).map(choice).collect();
+        Ok(Measured { tensor: name, choices })
     }
 
     /// Logits of the positions that are compared, of streams before layer `layer_idx`.

@@ -136,6 +136,12 @@ impl Shape {
         }
     }
 
+    /// The largest magnitude that a weight can have under the largest scale, if there is no second level of scales.
+    pub fn reach(self) -> f32 {
+        let last = ((1u16 << self.bits) - 1) as u8;
+        self.nearest_scale(f32::MAX) * self.level(0).abs().max(self.level(last).abs())
+    }
+
     /// The code of a level that [`Shape::level`] gives; `None` of any other.
     pub fn code(self, level: f32) -> Option<u8> {
         (0..1u16 << self.bits).map(|code| code as u8).find(|code| self.level(*code) == level)

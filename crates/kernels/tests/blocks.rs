@@ -109,6 +109,9 @@ fn our_own_types_are_what_their_layout_says() {
 
 #[test]
 fn the_nearest_scale_is_found() {
+    assert_eq!(shape(DType::EW4).reach(), 448.0 / 4096.0 * 127.0);
+    assert_eq!(shape(DType::EW6).reach(), 448.0 / 1024.0 * 32.0);
+    assert_eq!(shape(DType::Q4_0).reach(), 65_504.0 * 8.0);
     for (dtype, unit) in [(DType::EW4, 4096.0), (DType::EW6, 1024.0)] {
         let scales: Vec<f32> = (0..=u8::MAX).map(|bits| (e4m3(bits) / unit) as f32).collect();
         for i in -3000i32..3000 {
