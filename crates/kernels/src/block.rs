@@ -158,7 +158,7 @@ const fn e4m3_to_half(bits: u8, shift: u32) -> u16 {
         // What half precision has below its normal numbers are multiples of 2^-24.
         (0, _) => sign | mantissa << (15 - shift),
         (exponent, _) if exponent < first_normal => sign | (8 | mantissa) << (exponent + 14 - shift),
-        _ => sign | (exponent - change << 10) as u16 | mantissa << 7,
+        _ => sign | ((exponent - change) << 10) as u16 | mantissa << 7,
     }
 }
 
