@@ -21,14 +21,14 @@ pub(crate) mod scalar;
 pub(crate) const LANES: usize = 16;
 
 /// A loop over at most 16 numbers, written out: only then does every element of an array of vectors have a register
-/// of its own. (`const` conditions, here and in the kernels: what is not needed is then not even compiled, which halves
-/// the time that this crate takes to build.)
+/// of its own. (`const` conditions, here and in the kernels: what is not needed is then not even translated. The plain one
+/// shows the compiler's lints that indices beyond are not used.)
 macro_rules! unroll {
     ($t:ident in 0..$n:ident $body:block) => {
         crate::isa::unroll!(@ $t $n $body 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
     };
     (@ $t:ident $n:ident $body:block $($i:literal)*) => {
-        $(if const { $i < $n } {
+        $(if const { $i < $n } && $i < $n {
             let $t = $i;
             $body
         })*
