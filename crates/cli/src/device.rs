@@ -3,17 +3,24 @@
 //! Memory and names come from Linux's `/proc` and `/sys` (Android has them too); elsewhere they are unknown, never
 //! guessed. Limits are measured by the kernels' own instructions (`edgeward_kernels::probe`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use edgeward_kernels::probe::{self, Limits};
-use edgeward_kernels::{Isa, Pool};
+use edgeward_kernels::{Activations, DType, Form, Isa, Linear, Matrix, Mode, PackedMatrix, Pool, linear};
 use serde::{Deserialize, Serialize};
 
 /// Read to measure bandwidth, bytes: several times the largest cache of common processors.
 const PROBE_BYTES: usize = 512 << 20;
+/// Of a matrix that a type's speed is measured with: more than common caches hold.
+const TYPE_BYTES: usize = 64 << 20;
+/// Its columns.
+const TYPE_COLS: usize = 1024;
+/// How long it is measured.
+const TYPE_TIME: Duration = Duration::from_millis(250);
 /// A profile is about a kilobyte.
 const MAX_PROFILE_BYTES: u64 = 1 << 20;
 
@@ -115,6 +122,20 @@ pub struct DeviceProfile {
     pub memory: Option<Memory>,
     /// Measured limits, one entry for each number of threads.
     pub limits: Vec<MeasuredLimits>,
+    /// How fast matrices of each type are decoded with, for each number of threads that was measured.
+    #[serde(default)]
+    pub types: Vec<TypeSpeed>,
+}
+
+/// What a weight of a type takes of the time of a token, where it is read from memory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TypeSpeed {
+    /// Threads.
+    pub n_threads: usize,
+    /// The type's name.
+    pub dtype: String,
+    /// Nanoseconds.
+    pub ns_per_weight: f64,
 }
 
 /// Limits at a number of threads.
@@ -150,6 +171,7 @@ impl DeviceProfile {
             isas: Isa::available().iter().map(|isa| isa.name().to_owned()).collect(),
             memory: memory(),
             limits: Vec::new(),
+            types: Vec::new(),
         }
     }
 
@@ -166,10 +188,22 @@ impl DeviceProfile {
         match kept {
             // The disk may have moved to another machine, the program to another version with other kernels.
             Some(kept) if kept.identity() == fresh.identity() => {
-                DeviceProfile { limits: kept.limits, ..fresh }
+                DeviceProfile { limits: kept.limits, types: kept.types, ..fresh }
             }
             _ => fresh,
         }
+    }
+
+    /// The profile of another device, in the file that `edgeward probe --json` printed there.
+    pub fn of_another(path: &Path) -> Result<DeviceProfile, String> {
+        let text = fs::File::open(path).and_then(|file| {
+            let mut text = String::new();
+            file.take(MAX_PROFILE_BYTES).read_to_string(&mut text).map(|_| text)
+        });
+        let text = text.map_err(|error| format!("could not read {}: {error}", path.display()))?;
+        serde_json::from_str(&text).map_err(|error| {
+            format!("{} is no profile of `edgeward probe --types --json`: {error}", path.display())
+        })
     }
 
     fn identity(&self) -> (&Option<String>, &str, usize, &[String], &str) {
@@ -209,6 +243,38 @@ impl DeviceProfile {
         self.note(probe::measure(&mut Pool::new(n_threads), Isa::best(), buffer_bytes).into())
     }
 
+    /// How fast matrices of each type are decoded with at `n_threads`, if that has been measured.
+    pub fn speeds_at(&self, n_threads: usize) -> Option<BTreeMap<DType, f64>> {
+        let of_these = self.types.iter().filter(|speed| speed.n_threads == n_threads);
+        let known = |speed: &TypeSpeed| {
+            let dtype = DType::ALL.into_iter().find(|dtype| dtype.name() == speed.dtype)?;
+            (speed.ns_per_weight > 0.0).then_some((dtype, speed.ns_per_weight))
+        };
+        let speeds: BTreeMap<DType, f64> = of_these.filter_map(known).collect();
+        (!speeds.is_empty()).then_some(speeds)
+    }
+
+    /// Measures how fast matrices of `types` are decoded with at `n_threads`, a third of a second for each. The best
+    /// that was ever measured is kept, as by [`measure`](DeviceProfile::measure).
+    pub fn measure_types(&mut self, n_threads: usize, types: &[DType]) -> BTreeMap<DType, f64> {
+        let mut pool = Pool::new(n_threads);
+        let old = self.speeds_at(n_threads).unwrap_or_default();
+        self.types.retain(|speed| speed.n_threads != n_threads);
+        let mut speeds = old.clone();
+        for &dtype in types {
+            let new = ns_per_weight(&mut pool, dtype);
+            let best = old.get(&dtype).map_or(new, |old| old.min(new));
+            speeds.insert(dtype, best);
+        }
+        let of_one = |(dtype, ns): (&DType, &f64)| TypeSpeed {
+            n_threads,
+            dtype: dtype.name().to_owned(),
+            ns_per_weight: *ns,
+        };
+        self.types.extend(speeds.iter().map(of_one));
+        speeds
+    }
+
     fn note(&mut self, new: MeasuredLimits) -> MeasuredLimits {
         let best = match self.limits_at(new.n_threads) {
             None => new,
@@ -224,6 +290,35 @@ impl DeviceProfile {
         self.limits.sort_by_key(|limits| limits.n_threads);
         best
     }
+}
+
+/// Nanoseconds that a weight of a matrix takes which is larger than common caches and meets one token.
+fn ns_per_weight(pool: &mut Pool, dtype: DType) -> f64 {
+    let row_bytes = dtype.row_bytes(TYPE_COLS).expect("whole blocks");
+    let n_rows = TYPE_BYTES / row_bytes;
+    // What the weights are does not matter for speed.
+    let packed = PackedMatrix::pack(dtype, n_rows, TYPE_COLS, &vec![0; n_rows * row_bytes]);
+    let matrix = Matrix::Packed(packed.expect("the bytes are those of the shape"));
+    let linear_map = Linear { matrix, bias: None };
+    let isa = Isa::best();
+    let mut input = Activations::default();
+    input.fill(pool, isa, (1, TYPE_COLS), Form::Int8, |_, row| row.fill(1.0));
+    let mut out = vec![0.0; n_rows];
+    let mut best = f64::MAX;
+    let start = Instant::now();
+    while start.elapsed() < TYPE_TIME {
+        let run = Instant::now();
+        linear(pool, isa, &[&linear_map], &input, Mode::Store, &mut out);
+        best = best.min(run.elapsed().as_secs_f64());
+    }
+    best * 1e9 / (n_rows * TYPE_COLS) as f64
+}
+
+/// The most memory that this process has had at once, if the system tells.
+pub fn peak_memory_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// Threads that can run at once.

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use clap::ValueEnum;
+use edgeward_compress::certificate;
 use edgeward_engine::{Engine, EngineOptions, Precision};
 use edgeward_kernels::DType;
 use edgeward_kernels::kv::{KvType, PAGE_LEN};
 use edgeward_model::Model;
+use edgeward_model::gguf::Gguf;
 use edgeward_model::inspect::{Budget, MemoryEstimate};
 
 use crate::device;
@@ -64,9 +66,9 @@ pub struct EngineArgs {
     /// Longest conversation, tokens [default: what the model was made for]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
-    /// How keys and values are kept
-    #[arg(long, value_enum, default_value = "f16")]
-    pub kv: KvArg,
+    /// How keys and values are kept [default: as the file says, else f16]
+    #[arg(long, value_enum)]
+    pub kv: Option<KvArg>,
     /// How finely the inputs of quantised matrices are rounded
     #[arg(long, value_enum, default_value = "balanced")]
     pub precision: PrecisionArg,
@@ -78,12 +80,22 @@ impl EngineArgs {
         let n_threads = self.threads.map_or_else(device::n_logical_cores, usize::from);
         let options = EngineOptions {
             n_threads,
-            kv_type: self.kv.into(),
+            kv_type: kv_type(self.kv, model.gguf()),
             context_len: self.context.unwrap_or(0) as usize,
             precision: self.precision.into(),
             ..EngineOptions::default()
         };
         engine(model, options, progress)
+    }
+}
+
+/// How keys and values are to be kept: as was asked, else as the file of a compressed model says.
+pub fn kv_type(asked: Option<KvArg>, file: Option<&Gguf>) -> KvType {
+    let of_file = || file?.get(certificate::KV_KEY)?.as_str();
+    match (asked, of_file()) {
+        (Some(asked), _) => asked.into(),
+        (None, Some("q8_0")) => KvType::Q8_0,
+        (None, _) => KvType::F16,
     }
 }
 

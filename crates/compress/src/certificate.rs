@@ -13,10 +13,13 @@ use crate::compress::Step;
 use crate::error::Error;
 use crate::eval::{PassageScores, Teacher, TextScores, Windows, score_window};
 use crate::prune::{Shape, Trial};
+use crate::tasks::TaskSummary;
 use crate::vocabulary::Kept;
 
 /// Where the certificate is in a GGUF file's metadata, as JSON.
 pub const KEY: &str = "edgeward.certificate";
+/// Where a file says how keys and values are to be kept: "f16" or "q8_0". Other programs do not know it.
+pub const KV_KEY: &str = "edgeward.kv_type";
 /// The only version there is.
 pub const VERSION: u32 = 1;
 /// Windows that a result is checked on at most: some thousand positions tell a divergence to a few parts in a hundred.
@@ -168,6 +171,67 @@ pub struct Check {
     pub perplexity_stderr: f64,
 }
 
+/// One search: what was expected of its choice, and what was measured on the file.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Round {
+    /// Sum of the matrices' expected divergences, nats.
+    pub expected_kl: f64,
+    /// Mean divergence from the teacher, nats.
+    pub kl_divergence: f64,
+}
+
+/// What running the result takes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeviceRecord {
+    /// The processor's name, if the system tells.
+    pub cpu: Option<String>,
+    /// Processor family.
+    pub arch: String,
+    /// The instruction set that the kernels used.
+    pub isa: String,
+    /// Threads.
+    pub n_threads: usize,
+    /// Tokens that were there when memory was measured.
+    pub context_len: usize,
+    /// How keys and values are kept.
+    pub kv_type: String,
+    /// Milliseconds for a token at the beginning of an answer.
+    pub ms_per_token: f64,
+    /// Memory at most; unknown where the system does not tell.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub memory_bytes: Option<u64>,
+    /// Whether this was reckoned from the profile of another device, not measured.
+    pub is_predicted: bool,
+    /// What was allowed, milliseconds for a token.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub budget_ms_per_token: Option<f64>,
+    /// What was allowed, bytes of memory.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub budget_memory_bytes: Option<u64>,
+}
+
+/// A task, before and after.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskRecord {
+    /// What it is called.
+    pub name: String,
+    /// The teacher's scores.
+    pub before: TaskSummary,
+    /// The result's.
+    pub after: TaskSummary,
+}
+
+/// A prompt, and what is answered: always the likeliest token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// What was asked.
+    pub prompt: String,
+    /// The teacher's answer.
+    pub before: String,
+    /// The result's.
+    pub after: String,
+}
+
 /// The windows of a calibration text that calibrate, those that the result is checked on, and whether the latter are
 /// none of the former. The same text and numbers always give the same.
 pub fn split(windows: &Windows, n_calibration_windows: usize) -> (Windows, Windows, bool) {
@@ -251,8 +315,20 @@ pub struct Certificate {
     /// Sum of the matrices' expected divergences, nats.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub expected_kl: Option<f64>,
+    /// Searches, if one was not enough: the last is that of the file.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub rounds: Vec<Round>,
     /// Measured on the result.
     pub check: Check,
+    /// What running it takes.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub device: Option<DeviceRecord>,
+    /// Tasks that both were given.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub tasks: Vec<TaskRecord>,
+    /// What both say.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub answers: Vec<Answer>,
     /// What was left out, if the model was pruned.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub pruning: Option<PruningRecord>,
@@ -306,11 +382,22 @@ impl Certificate {
         if let Some(kl) = self.expected_kl {
             row("Divergence expected", format!("{kl:.4} nats"));
         }
+        for round in self.rounds.iter().rev().skip(1).rev() {
+            row(
+                "Misjudged before",
+                format!("{:.4} nats expected, {:.4} measured", round.expected_kl, round.kl_divergence),
+            );
+        }
         row("Divergence measured", format!("{:.4} ± {:.4} nats", c.kl_divergence, c.kl_divergence_stderr));
         row("Same likeliest token", format!("{:.1} %", c.top1_agreement * 100.0));
         row("Perplexity", format!("{:.3} ± {:.3}", c.perplexity, c.perplexity_stderr));
         let held_out = if c.is_held_out { "none of which calibrated" } else { "which calibrated too" };
         row("Measured on", format!("{} windows, {held_out}", c.n_windows));
+        if let Some(d) = &self.device {
+            for (name, value) in d.rows() {
+                row(name, value);
+            }
+        }
         if let Some(p) = &self.pruning {
             row("Pruned", p.sentence());
         }
@@ -331,6 +418,26 @@ impl Certificate {
             row("Divergence above", "from the teacher given that one of the kept tokens comes".to_owned());
         }
         page.push_str("</table>\n");
+        if !self.tasks.is_empty() {
+            page.push_str(
+                "<h2>Tasks</h2>\n<table><tr><th>Task</th><th>Teacher</th><th>This file</th></tr>\n",
+            );
+            for task in &self.tasks {
+                let cells = [&task.before, &task.after].map(|scores| escaped(&accuracy(scores)));
+                let name = escaped(&task.name);
+                let _ = writeln!(page, "<tr><td>{name}</td><td>{}</td><td>{}</td></tr>", cells[0], cells[1]);
+            }
+            page.push_str("</table>\n");
+        }
+        if !self.answers.is_empty() {
+            page.push_str("<h2>Answers before and after</h2>\n<table><tr><th>Prompt</th><th>Teacher</th><th>This file</th></tr>\n");
+            for answer in &self.answers {
+                let cells = [&answer.prompt, &answer.before, &answer.after].map(|text| escaped(text));
+                let [prompt, before, after] = cells;
+                let _ = writeln!(page, "<tr><td>{prompt}</td><td>{before}</td><td>{after}</td></tr>");
+            }
+            page.push_str("</table>\n");
+        }
         if self.candidates.len() > 1 {
             page.push_str("<h2>Size against divergence</h2>\n");
             self.plot_candidates(&mut page);
@@ -422,6 +529,45 @@ impl Certificate {
     }
 }
 
+impl DeviceRecord {
+    /// What a page says of it, with names.
+    fn rows(&self) -> Vec<(&'static str, String)> {
+        let cpu = self.cpu.as_deref().unwrap_or("unknown processor");
+        let how = if self.is_predicted { "reckoned from the profile of" } else { "measured on" };
+        let mut rows = vec![(
+            "Running",
+            format!("{how} {cpu} ({}, {}), {} thread(s)", self.arch, self.isa, self.n_threads),
+        )];
+        let allowed = |budget: Option<String>| budget.map_or(String::new(), |b| format!(", {b} allowed"));
+        let budget = self.budget_ms_per_token.map(|ms| format!("{ms:.2}"));
+        rows.push(("Milliseconds a token", format!("{:.2}{}", self.ms_per_token, allowed(budget))));
+        if let Some(bytes) = self.memory_bytes {
+            let budget = self.budget_memory_bytes.map(megabytes);
+            let (memory, kv) = (megabytes(bytes), &self.kv_type);
+            rows.push((
+                "Memory",
+                format!(
+                    "{memory} with {} tokens, keys and values in {kv}{}",
+                    self.context_len,
+                    allowed(budget)
+                ),
+            ));
+        }
+        rows
+    }
+}
+
+/// The figure that is quoted of a task.
+fn accuracy(scores: &TaskSummary) -> String {
+    let normed = scores.acc_norm.zip(scores.acc_norm_stderr);
+    let mut text = format!("{:.3} ± {:.3}", scores.acc, scores.acc_stderr);
+    if let Some((acc, stderr)) = normed {
+        let _ = write!(text, "; by length {acc:.3} ± {stderr:.3}");
+    }
+    let _ = write!(text, " of {}", scores.n);
+    text
+}
+
 const HEAD: &str = "<!DOCTYPE html>
 <html lang=\"en\"><head><meta charset=\"utf-8\"><title>Certificate of compression</title>
 <style>
@@ -495,6 +641,28 @@ mod tests {
                 perplexity: 20.5,
                 perplexity_stderr: 0.5,
             },
+            rounds: [(0.04, 0.09), (0.05, 0.0625)]
+                .map(|(expected_kl, kl_divergence)| Round { expected_kl, kl_divergence })
+                .to_vec(),
+            device: Some(DeviceRecord {
+                cpu: Some("Some & Co.".to_owned()),
+                arch: "x86_64".to_owned(),
+                isa: "avx2".to_owned(),
+                n_threads: 2,
+                context_len: 1024,
+                kv_type: "q8_0".to_owned(),
+                ms_per_token: 2.345,
+                memory_bytes: Some(123_400_000),
+                is_predicted: false,
+                budget_ms_per_token: Some(2.5),
+                budget_memory_bytes: Some(128_000_000),
+            }),
+            tasks: vec![TaskRecord { name: "piqa".to_owned(), before: task(0.65), after: task(0.64) }],
+            answers: vec![Answer {
+                prompt: "2 < 3?".to_owned(),
+                before: "Yes.".to_owned(),
+                after: "<b>No".to_owned(),
+            }],
             pruning: None,
             vocabulary: None,
             tensors: vec![TensorRecord {
@@ -507,6 +675,10 @@ mod tests {
                 .map(|(size_bytes, expected_kl)| Candidate { size_bytes, expected_kl })
                 .to_vec(),
         }
+    }
+
+    fn task(acc: f64) -> TaskSummary {
+        TaskSummary { n: 100, acc, acc_stderr: 0.05, acc_norm: None, acc_norm_stderr: None, perplexity: None }
     }
 
     fn file(value: Value) -> Gguf {
@@ -540,9 +712,22 @@ mod tests {
     #[test]
     fn the_page_says_it_all_and_runs_nothing() {
         let page = certificate().to_html();
-        for needed in
-            ["0.0625", "87.5 %", "20.500", "attn_q Q5_0", "92.0 MB", "<svg", "none of which calibrated"]
-        {
+        for needed in [
+            "0.0625",
+            "87.5 %",
+            "20.500",
+            "attn_q Q5_0",
+            "92.0 MB",
+            "<svg",
+            "none of which calibrated",
+            "2.35, 2.50 allowed",
+            "123.4 MB with 1024 tokens",
+            "128.0 MB allowed",
+            "0.0900 measured",
+            "0.650 ± 0.050 of 100",
+            "&lt;b&gt;No",
+            "Some &amp; Co.",
+        ] {
             assert!(page.contains(needed), "{needed} in {page}");
         }
         assert!(!page.contains("<script") && page.contains("&lt;script&gt;"));

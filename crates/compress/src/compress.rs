@@ -12,7 +12,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -100,6 +100,8 @@ pub struct Compressor<'a> {
     pub(crate) options: Options,
     cancel: &'a CancelToken,
     watch: &'a mut dyn FnMut(Step),
+    /// Of the output matrix's inputs, as the teacher computes them: the same for every choice of types.
+    of_output: Option<Factor>,
 }
 
 impl<'a> Compressor<'a> {
@@ -115,7 +117,17 @@ impl<'a> Compressor<'a> {
         watch: &'a mut dyn FnMut(Step),
     ) -> Result<Compressor<'a>, Error> {
         let gguf = teacher.gguf().ok_or_else(|| Error::NotGguf { path: teacher.path().to_owned() })?;
-        Ok(Compressor { teacher, gguf, windows, options, cancel, watch })
+        Ok(Compressor { teacher, gguf, windows, options, cancel, watch, of_output: None })
+    }
+
+    /// The teacher.
+    pub fn model(&self) -> &'a Arc<Model> {
+        self.teacher
+    }
+
+    /// Whoever is told of steps: for steps between those of a compressor.
+    pub fn watch(&mut self) -> &mut dyn FnMut(Step) {
+        self.watch
     }
 
     /// Writes the teacher with its matrices in the types of `assignment` to `path`. `job` says what else the result
@@ -144,6 +156,35 @@ impl<'a> Compressor<'a> {
         Ok(())
     }
 
+    /// Writes a file that takes the space, the memory and the time of what [`Compressor::write`] would write, and says
+    /// nothing: its quantised matrices are zeros.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn write_hollow(
+        &self,
+        assignment: &Assignment,
+        path: &Path,
+        metadata: &[(&str, Value<'_>)],
+    ) -> Result<(), Error> {
+        let mut writer = self.describe(assignment)?;
+        for (key, value) in metadata {
+            writer.key(key, *value)?;
+        }
+        let types = self.types(assignment);
+        Ok(writer.write_file(path, |name, out| {
+            let tensor = self.gguf.tensor(name).expect("tensors of the writer are those of the file");
+            let n_weights: usize = tensor.dims.iter().product();
+            match types.get(name).and_then(|dtype| dtype.row_bytes(n_weights)) {
+                Some(n_bytes) => {
+                    io::copy(&mut io::repeat(0).take(n_bytes as u64), out)?;
+                    Ok(())
+                }
+                None => out.write_all(tensor.data),
+            }
+        })?)
+    }
+
     /// Bytes of the file that [`Compressor::write`] would write.
     ///
     /// # Errors
@@ -160,16 +201,18 @@ impl<'a> Compressor<'a> {
                 writer.key(key, if key == FILE_TYPE.0 { Value::U32(FILE_TYPE.1) } else { value })?;
             }
         }
-        let types: BTreeMap<&str, DType> = self
-            .teacher
-            .tensors()
-            .filter_map(|(slot, tensor)| Some((tensor.name, *assignment.0.get(&slot)?)))
-            .collect();
+        let types = self.types(assignment);
         for tensor in self.gguf.tensors() {
             let dtype = types.get(tensor.name).copied().unwrap_or(tensor.dtype);
             writer.tensor(tensor.name, tensor.dims, dtype)?;
         }
         Ok(writer)
+    }
+
+    /// Of the tensors that change, by their names.
+    fn types(&self, assignment: &Assignment) -> BTreeMap<&str, DType> {
+        let tensors = self.teacher.tensors();
+        tensors.filter_map(|(slot, tensor)| Some((tensor.name, *assignment.0.get(&slot)?))).collect()
     }
 
     /// Rounds every matrix that the work folder does not hold yet.
@@ -181,13 +224,19 @@ impl<'a> Compressor<'a> {
         let ends: Vec<Slot> = ends.into_iter().filter(|slot| assignment.0.contains_key(slot)).collect();
 
         if ends.iter().any(|slot| !work.has(*slot)) {
-            let hessian = self.output_hessian(&mut engine, &windows)?;
-            let factor = factor_of(&mut engine, &hessian, DAMPING)?;
+            let factor = match self.of_output.take() {
+                Some(factor) => factor,
+                None => {
+                    let hessian = self.output_hessian(&mut engine, &windows)?;
+                    factor_of(&mut engine, &hessian, DAMPING)?
+                }
+            };
             for &slot in &ends {
                 self.check()?;
                 let factor = self.factor_of_end(&mut engine, slot, &factor);
                 self.round_one(&mut engine, slot, assignment, &factor, work)?;
             }
+            self.of_output = Some(factor);
         }
         let mut streams = Vec::with_capacity(windows.len());
         self.place(&mut engine, Slot::TokenEmbedding, assignment, work)?;
@@ -272,9 +321,14 @@ impl<'a> Compressor<'a> {
 
     /// The teacher, computed as exactly as can be: what is measured shall be the weights' errors alone.
     pub(crate) fn exact_engine(&self) -> Result<Engine, Error> {
+        self.exact_engine_with(KvType::F32)
+    }
+
+    /// The same with other keys and values.
+    pub(crate) fn exact_engine_with(&self, kv_type: KvType) -> Result<Engine, Error> {
         let options = EngineOptions {
             n_threads: self.options.n_threads,
-            kv_type: KvType::F32,
+            kv_type,
             precision: Precision::Exact,
             ..EngineOptions::default()
         };

@@ -15,8 +15,8 @@ use edgeward_kernels::{Isa, Pool, Vectorized};
 const ROWS_PER_SUM: usize = 256;
 /// Columns of a tile of H.
 const TILE_COLS: usize = 32;
-/// Rows of a tile of H.
-const TILE_ROWS: usize = 4;
+/// Rows of a tile of H; a part of its columns.
+const TILE_ROWS: usize = 8;
 /// Columns that a step of the factorisation takes at a time.
 const PANEL: usize = 48;
 /// Right-hand sides that are solved for at a time: each row of M is read once for all.
@@ -52,10 +52,18 @@ impl Hessian {
     /// Adds inputs, `[n, n_cols]`.
     pub fn add(&mut self, pool: &mut Pool, isa: Isa, rows: &[f32]) {
         let n_cols = self.n_cols;
+        let mut panels = vec![[[0.0; TILE_COLS]; ROWS_PER_SUM]; n_cols.div_ceil(TILE_COLS)];
         for rows in rows.chunks(ROWS_PER_SUM * n_cols) {
-            self.n_rows += rows.len() / n_cols;
+            let n_rows = rows.len() / n_cols;
+            self.n_rows += n_rows;
+            for (i, row) in rows.chunks_exact(n_cols).enumerate() {
+                for (panel, values) in panels.iter_mut().zip(row.chunks(TILE_COLS)) {
+                    panel[i][..values.len()].copy_from_slice(values);
+                }
+            }
+            let panels = &panels;
             pool.run_chunks(&mut self.sums, TILE_ROWS * n_cols, |i, strip| {
-                isa.vectorize(AddStrip { rows, n_cols, first_row: i * TILE_ROWS, strip });
+                isa.vectorize(AddStrip { panels, n_rows, n_cols, first_row: i * TILE_ROWS, strip });
             });
         }
     }
@@ -81,8 +89,12 @@ impl Hessian {
     }
 }
 
+/// Columns of a few hundred rows, one row after the other: so a tile reads memory in order, and from the nearest cache.
+type Panel = [[f32; TILE_COLS]; ROWS_PER_SUM];
+
 struct AddStrip<'a> {
-    rows: &'a [f32],
+    panels: &'a [Panel],
+    n_rows: usize,
     n_cols: usize,
     first_row: usize,
     strip: &'a mut [f64],
@@ -92,38 +104,41 @@ impl Vectorized for AddStrip<'_> {
     type Output = ();
     #[inline(always)]
     fn run(self) {
-        let AddStrip { rows, n_cols, first_row, strip } = self;
-        let n_strip = strip.len() / n_cols;
-        // Whole tiles begin at the strip's first row, rounded down.
-        let mut first_col = first_row / TILE_COLS * TILE_COLS;
-        while first_col < n_cols {
-            let mut sums = [[0.0f32; TILE_COLS]; TILE_ROWS];
-            if first_col + TILE_COLS <= n_cols && n_strip == TILE_ROWS {
-                for row in rows.chunks_exact(n_cols) {
-                    let x: &[f32; TILE_COLS] = row[first_col..].first_chunk().expect("a whole tile");
-                    let y: &[f32; TILE_ROWS] = row[first_row..].first_chunk().expect("a whole strip");
-                    for r in 0..TILE_ROWS {
-                        for c in 0..TILE_COLS {
-                            sums[r][c] = y[r].mul_add(x[c], sums[r][c]);
-                        }
-                    }
-                }
-            } else {
-                for row in rows.chunks_exact(n_cols) {
-                    for r in 0..n_strip {
-                        for (c, x) in row[first_col..].iter().take(TILE_COLS).enumerate() {
-                            sums[r][c] = row[first_row + r].mul_add(*x, sums[r][c]);
-                        }
-                    }
-                }
+        let AddStrip { panels, n_rows, n_cols, first_row, strip } = self;
+        let (first_panel, at) = (first_row / TILE_COLS, first_row % TILE_COLS);
+        let of_rows = &panels[first_panel][..n_rows];
+        let mut tiles = vec![[[0.0f32; TILE_COLS]; TILE_ROWS]; panels.len() - first_panel];
+        for (panel, tile) in panels[first_panel..].iter().zip(&mut tiles) {
+            // One name for each row: indexed by a loop, the compiler would keep them in memory, at a hundredth of the
+            // speed.
+            let [mut s0, mut s1, mut s2, mut s3, mut s4, mut s5, mut s6, mut s7] = *tile;
+            for (x, y) in panel.iter().zip(of_rows) {
+                let y: &[f32; TILE_ROWS] = y[at..].first_chunk().expect("strips divide panels");
+                add_scaled(&mut s0, x, y[0]);
+                add_scaled(&mut s1, x, y[1]);
+                add_scaled(&mut s2, x, y[2]);
+                add_scaled(&mut s3, x, y[3]);
+                add_scaled(&mut s4, x, y[4]);
+                add_scaled(&mut s5, x, y[5]);
+                add_scaled(&mut s6, x, y[6]);
+                add_scaled(&mut s7, x, y[7]);
             }
-            for (r, sums) in sums.iter().enumerate().take(n_strip) {
-                for (total, sum) in strip[r * n_cols + first_col..(r + 1) * n_cols].iter_mut().zip(sums) {
+            *tile = [s0, s1, s2, s3, s4, s5, s6, s7];
+        }
+        for (tile, first_col) in tiles.iter().zip((first_panel * TILE_COLS..).step_by(TILE_COLS)) {
+            for (sums, strip) in tile.iter().zip(strip.chunks_exact_mut(n_cols)) {
+                for (total, sum) in strip[first_col..].iter_mut().zip(sums) {
                     *total += f64::from(*sum);
                 }
             }
-            first_col += TILE_COLS;
         }
+    }
+}
+
+#[inline(always)]
+fn add_scaled(sums: &mut [f32; TILE_COLS], x: &[f32; TILE_COLS], factor: f32) {
+    for c in 0..TILE_COLS {
+        sums[c] = x[c].mul_add(factor, sums[c]);
     }
 }
 

@@ -3,6 +3,7 @@
 //! - [`compress`] rounds a model's matrices to chosen types with the care that [`rounding`] takes, on calibration text
 //!   whose second moments [`hessian`] holds.
 //! - [`search`] measures what each type costs at each matrix and solves for a budget ([`knapsack`]).
+//! - [`correct`] finds out on a result what the sum of measured losses missed, for a second search.
 //! - [`prune`] leaves layers, neurons and heads out, and solves what remains anew.
 //! - [`vocabulary`] keeps the tokens that a language or a domain needs, and drops the others' rows.
 //! - A [`certificate`] says in the file what was done and what was lost.
@@ -12,6 +13,7 @@
 
 pub mod certificate;
 pub mod compress;
+pub mod correct;
 mod error;
 pub mod eval;
 pub mod hessian;

@@ -11,8 +11,9 @@
 use std::collections::BTreeMap;
 
 use edgeward_engine::{Engine, Isa, MatrixInput};
-use edgeward_kernels::DType;
 use edgeward_kernels::block::shape;
+use edgeward_kernels::kv::{KvShape, KvType, PAGE_LEN};
+use edgeward_kernels::{DType, PackedMatrix};
 use edgeward_model::Model;
 use edgeward_model::tensor::Slot;
 use serde::{Deserialize, Serialize};
@@ -23,7 +24,7 @@ use crate::compress::{
 use crate::error::Error;
 use crate::eval::{Divergence, compare_rows};
 use crate::hessian::{Factor, Hessian};
-use crate::knapsack::{self, Item};
+use crate::knapsack::{self, Item, Limit, Table};
 use crate::rounding::{self, Effort};
 
 /// The types that a matrix may become.
@@ -51,12 +52,15 @@ const PROBE_LEN: usize = 160;
 /// Every so manyeth position's prediction is compared: neighbours tell much the same.
 const PROBE_STRIDE: usize = 4;
 
+/// What keys and values are called among the tensors.
+pub const KV_CACHE: &str = "kv_cache";
+
 /// One way to store one tensor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
     /// The type's name.
     pub dtype: String,
-    /// Bytes of the tensor.
+    /// Bytes of the tensor in the file; keys and values take none.
     pub size_bytes: u64,
     /// Mean divergence of the model's predictions that it costs, nats.
     pub loss: f64,
@@ -76,8 +80,28 @@ pub struct Measured {
 pub struct Solution {
     /// The type of each matrix.
     pub assignment: Assignment,
+    /// How keys and values are to be kept; none if that was not asked.
+    pub kv_type: Option<KvType>,
     /// What each choice was measured to cost, by the tensors' names.
     pub losses: BTreeMap<String, f64>,
+}
+
+impl Solution {
+    /// The sum of what the choices were measured to cost, nats.
+    pub fn loss(&self) -> f64 {
+        self.losses.values().sum()
+    }
+}
+
+/// What a model may take; what is not limited is free.
+#[derive(Clone, Debug, Default)]
+pub struct Limits<'a> {
+    /// Bytes of all matrices in the file.
+    pub size_bytes: Option<u64>,
+    /// Bytes of all matrices as they lie in memory, and of keys and values of so many positions.
+    pub memory: Option<(f64, usize)>,
+    /// Nanoseconds that a token spends with matrices, and what a weight of each type takes of that.
+    pub latency: Option<(f64, &'a BTreeMap<DType, f64>)>,
 }
 
 /// The same without the types that other programs do not know.
@@ -92,40 +116,169 @@ pub fn compatible(measured: Vec<Measured>) -> Vec<Measured> {
         .collect()
 }
 
-/// Every matrix in its smallest type.
-pub fn smallest(model: &Model, measured: &[Measured]) -> Assignment {
-    let bytes = measured.iter().filter_map(|t| t.choices.iter().map(|choice| choice.size_bytes).min()).sum();
-    solve(model, measured, bytes).map(|solution| solution.assignment).unwrap_or_default()
+/// What has been measured of a model, ready to be solved.
+pub struct Search<'a> {
+    model: &'a Model,
+    /// Matrices, and perhaps keys and values.
+    measured: &'a [Measured],
+    /// Of `measured`; none for keys and values.
+    slots: Vec<Option<Slot>>,
+    by_size: Vec<Vec<Item>>,
 }
 
-/// Bytes of every matrix in its largest type.
-pub fn largest_bytes(measured: &[Measured]) -> u64 {
-    measured.iter().filter_map(|t| t.choices.iter().map(|choice| choice.size_bytes).max()).sum()
-}
-
-/// The assignment of least loss whose matrices take at most `budget_bytes`; `None` if there is none, or `measured` is of
-/// another model.
-pub fn solve(model: &Model, measured: &[Measured], budget_bytes: u64) -> Option<Solution> {
-    let groups: Vec<Vec<Item>> = measured
-        .iter()
-        .map(|tensor| {
-            let item = |choice: &Choice| Item { size_bytes: choice.size_bytes, loss: choice.loss };
-            tensor.choices.iter().map(item).collect()
-        })
-        .collect();
-    let taken = knapsack::solve(&groups, budget_bytes)?;
-    let slots: BTreeMap<&str, Slot> = model.tensors().map(|(slot, tensor)| (tensor.name, slot)).collect();
-    let mut solution = Solution { assignment: Assignment::default(), losses: BTreeMap::new() };
-    for (tensor, idx) in measured.iter().zip(taken) {
-        let choice = &tensor.choices[idx];
-        solution.assignment.0.insert(*slots.get(&tensor.tensor[..])?, dtype_of(&choice.dtype)?);
-        solution.losses.insert(tensor.tensor.clone(), choice.loss);
+impl<'a> Search<'a> {
+    /// Among the choices of `measured`; `None` if that is of another model.
+    pub fn new(model: &'a Model, measured: &'a [Measured]) -> Option<Search<'a>> {
+        let slots: BTreeMap<&str, Slot> = model.tensors().map(|(slot, tensor)| (tensor.name, slot)).collect();
+        let slot = |of: &Measured| -> Option<Option<Slot>> {
+            if of.tensor == KV_CACHE { Some(None) } else { slots.get(&of.tensor[..]).copied().map(Some) }
+        };
+        let slots = measured.iter().map(slot).collect::<Option<Vec<_>>>()?;
+        let item = |choice: &Choice| Item { size_bytes: choice.size_bytes, loss: choice.loss };
+        let by_size = measured.iter().map(|of| of.choices.iter().map(item).collect()).collect();
+        Some(Search { model, measured, slots, by_size })
     }
-    Some(solution)
+
+    /// Bytes of every matrix in its smallest type.
+    pub fn smallest_bytes(&self) -> u64 {
+        self.by_size.iter().filter_map(|items| items.iter().map(|item| item.size_bytes).min()).sum()
+    }
+
+    /// Bytes of every matrix in its largest type.
+    pub fn largest_bytes(&self) -> u64 {
+        self.by_size.iter().filter_map(|items| items.iter().map(|item| item.size_bytes).max()).sum()
+    }
+
+    /// For each budget the choice of least loss whose matrices take no more bytes of the file; `None` where there is
+    /// none.
+    pub fn solve_sizes(&self, budgets: &[u64]) -> Vec<Option<Solution>> {
+        let table = Table::new(&self.by_size, budgets.iter().copied().max().unwrap_or(0));
+        let solve = |budget: &u64| self.solution(&table.as_ref()?.choose(*budget)?);
+        budgets.iter().map(solve).collect()
+    }
+
+    /// The choice of fewest bytes that loses no more than `loss`; `None` if all lose more.
+    pub fn solve_loss(&self, loss: f64) -> Option<Solution> {
+        let table = Table::new(&self.by_size, self.largest_bytes())?;
+        self.solution(&table.choose(table.smallest_within(loss)?)?)
+    }
+
+    /// The choice of least loss within all limits; `None` if there is none.
+    pub fn solve(&self, limits: &Limits) -> Option<Solution> {
+        let mut all = Vec::new();
+        let mut add = |at_most: f64, cost: &dyn Fn(usize, &Choice) -> f64| {
+            let of_one =
+                |(i, of): (usize, &Measured)| of.choices.iter().map(|choice| cost(i, choice)).collect();
+            let costs = self.measured.iter().enumerate().map(of_one).collect();
+            all.push(Limit { costs, at_most });
+        };
+        if let Some(bytes) = limits.size_bytes {
+            add(bytes as f64, &|_, choice| choice.size_bytes as f64);
+        }
+        if let Some((bytes, n_positions)) = limits.memory {
+            add(bytes, &|i, choice| match self.slots[i] {
+                Some(slot) => self.memory_bytes(slot, choice),
+                None => self.kv_bytes(choice) * n_positions as f64,
+            });
+        }
+        if let Some((nanoseconds, speeds)) = limits.latency {
+            add(nanoseconds, &|i, choice| self.nanoseconds(i, choice, speeds));
+        }
+        if all.iter().any(|limit| limit.at_most <= 0.0) {
+            return None;
+        }
+        let losses: Vec<Vec<f64>> =
+            self.by_size.iter().map(|items| items.iter().map(|item| item.loss).collect()).collect();
+        self.solution(&knapsack::solve_all(&losses, &all)?)
+    }
+
+    /// Bytes of a solution's matrices in the file.
+    pub fn size_of(&self, solution: &Solution) -> u64 {
+        solution.assignment.size_bytes(self.model)
+    }
+
+    /// Bytes of a solution's matrices in memory, and of keys and values of so many positions.
+    pub fn memory_of(&self, solution: &Solution, n_positions: usize) -> f64 {
+        self.sum(solution, |i, choice| match self.slots[i] {
+            Some(slot) => self.memory_bytes(slot, choice),
+            None => self.kv_bytes(choice) * n_positions as f64,
+        })
+    }
+
+    /// Nanoseconds that a token spends with a solution's matrices.
+    pub fn latency_of(&self, solution: &Solution, speeds: &BTreeMap<DType, f64>) -> f64 {
+        self.sum(solution, |i, choice| self.nanoseconds(i, choice, speeds))
+    }
+
+    fn sum(&self, solution: &Solution, cost: impl Fn(usize, &Choice) -> f64) -> f64 {
+        let of_one = |(i, of): (usize, &Measured)| {
+            let is_taken = |choice: &&Choice| match self.slots[i] {
+                Some(slot) => solution.assignment.0.get(&slot).is_some_and(|t| t.name() == choice.dtype),
+                None => solution.kv_type == Some(kv_type_of(&choice.dtype)),
+            };
+            Some(cost(i, of.choices.iter().find(is_taken)?))
+        };
+        self.measured.iter().enumerate().filter_map(of_one).sum()
+    }
+
+    /// As kernels want them: with wider scales than a file has, and rows in tiles.
+    fn memory_bytes(&self, slot: Slot, choice: &Choice) -> f64 {
+        let packed = || {
+            let tensor = self.model.tensor(slot)?;
+            PackedMatrix::size_bytes(dtype_of(&choice.dtype)?, tensor.n_rows, tensor.n_cols)
+        };
+        packed().map_or(choice.size_bytes as f64, |bytes| bytes as f64)
+    }
+
+    /// Of one position.
+    fn kv_bytes(&self, choice: &Choice) -> f64 {
+        let config = self.model.config();
+        let shape = KvShape {
+            n_layers: config.n_layers,
+            n_kv_heads: config.n_kv_heads,
+            head_dim: config.head_dim,
+            kv_type: kv_type_of(&choice.dtype),
+        };
+        shape.page_bytes() as f64 / PAGE_LEN as f64
+    }
+
+    /// An embedding that does not serve as output too is only looked up.
+    fn nanoseconds(&self, i: usize, choice: &Choice, speeds: &BTreeMap<DType, f64>) -> f64 {
+        let time = || {
+            let slot = self.slots[i]?;
+            let is_read_only = slot == Slot::TokenEmbedding && self.model.tensor(Slot::Output).is_some();
+            let tensor = self.model.tensor(slot).filter(|_| !is_read_only)?;
+            // A type whose speed is not known is no choice where time counts.
+            let speed = speeds.get(&dtype_of(&choice.dtype)?).copied().unwrap_or(f64::MAX / 1e30);
+            Some(speed * (tensor.n_rows * tensor.n_cols) as f64)
+        };
+        time().unwrap_or(0.0)
+    }
+
+    fn solution(&self, taken: &[usize]) -> Option<Solution> {
+        let mut solution =
+            Solution { assignment: Assignment::default(), kv_type: None, losses: BTreeMap::new() };
+        for ((of, slot), idx) in self.measured.iter().zip(&self.slots).zip(taken) {
+            let choice = &of.choices[*idx];
+            match slot {
+                Some(slot) => {
+                    solution.assignment.0.insert(*slot, dtype_of(&choice.dtype)?);
+                }
+                None => solution.kv_type = Some(kv_type_of(&choice.dtype)),
+            }
+            solution.losses.insert(of.tensor.clone(), choice.loss);
+        }
+        Some(solution)
+    }
 }
 
 fn dtype_of(name: &str) -> Option<DType> {
     DType::ALL.into_iter().find(|dtype| dtype.name() == name)
+}
+
+/// Of keys and values that are kept as `name` says.
+fn kv_type_of(name: &str) -> KvType {
+    if name == DType::Q8_0.name() { KvType::Q8_0 } else { KvType::F16 }
 }
 
 /// The windows whose predictions are watched, at the layer that is being measured.
@@ -159,19 +312,7 @@ impl Compressor<'_> {
         for idx in 0..self.windows.len() {
             streams.push(engine.embed(&self.windows.window(idx))?);
         }
-        let probe_tokens: Vec<Vec<u32>> = self
-            .windows
-            .spread(N_PROBES)
-            .into_iter()
-            .map(|idx| self.windows.window(idx))
-            .map(|mut window| {
-                window.truncate(PROBE_LEN);
-                window
-            })
-            .collect();
-        let embedded = embed_all(&engine, &probe_tokens)?;
-        let logits = self.probe_logits(&mut engine, embedded.clone(), 0)?;
-        let mut probes = Probes { tokens: probe_tokens, streams: embedded, logits };
+        let mut probes = self.probes(&mut engine)?;
 
         for layer_idx in 0..n_layers {
             self.tell("measuring layers", layer_idx, n_layers)?;
@@ -222,6 +363,38 @@ impl Compressor<'_> {
         }
         save(&measured);
         Ok(measured)
+    }
+
+    /// Measures what keeping keys and values in eight bits costs: as another tensor.
+    ///
+    /// # Errors
+    /// Those of reading and computing.
+    pub fn measure_kv(&mut self) -> Result<Measured, Error> {
+        let mut engine = self.exact_engine()?;
+        let probes = self.probes(&mut engine)?;
+        drop(engine);
+        let choice = |dtype: DType, loss| Choice { dtype: dtype.name().to_owned(), size_bytes: 0, loss };
+        let mut choices = vec![choice(DType::F16, 0.0)];
+        if self.teacher.config().head_dim.is_multiple_of(DType::Q8_0.block_len()) {
+            let mut engine = self.exact_engine_with(KvType::Q8_0)?;
+            let logits = self.probe_logits(&mut engine, probes.streams.clone(), 0)?;
+            choices.push(choice(DType::Q8_0, self.divergence(&mut engine, &probes, &logits)));
+        }
+        Ok(Measured { tensor: KV_CACHE.to_owned(), choices })
+    }
+
+    /// Windows of the calibration text, and what the engine, whose weights they are, predicts there.
+    fn probes(&mut self, engine: &mut Engine) -> Result<Probes, Error> {
+        let windows = self.windows.spread(N_PROBES).into_iter().map(|idx| self.windows.window(idx));
+        let tokens: Vec<Vec<u32>> = windows
+            .map(|mut window| {
+                window.truncate(PROBE_LEN);
+                window
+            })
+            .collect();
+        let streams = embed_all(engine, &tokens)?;
+        let logits = self.probe_logits(engine, streams.clone(), 0)?;
+        Ok(Probes { tokens, streams, logits })
     }
 
     /// Rounds one matrix to all types and measures what the anchor does to the predictions, from `layer_idx` on.

@@ -47,9 +47,9 @@ pub struct Args {
     /// Repetitions of each measurement
     #[arg(long, short, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeat: u32,
-    /// How keys and values are kept
-    #[arg(long, value_enum, default_value = "f16")]
-    kv: KvArg,
+    /// How keys and values are kept [default: as the file says, else f16]
+    #[arg(long, value_enum)]
+    kv: Option<KvArg>,
     /// How finely the inputs of quantised matrices are rounded
     #[arg(long, value_enum, default_value = "balanced")]
     precision: PrecisionArg,
@@ -72,6 +72,9 @@ struct Row {
     limit_tokens_per_s: f64,
     /// Every repetition.
     samples_tokens_per_s: Vec<f64>,
+    /// The most memory that this process has had up to here; unknown where the system does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak_memory_bytes: Option<u64>,
 }
 
 /// What is measured: prefill has no `n_gen`, decode no `n_prompt`.
@@ -100,7 +103,8 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     }
     let profile_path = Store::open()?.profile_path();
     let model = engine_args::open(&args.model, &mut progress)?;
-    let demand = Demand::new(&model, args.kv.into());
+    let kv_type = engine_args::kv_type(args.kv, model.gguf());
+    let demand = Demand::new(&model, kv_type);
     let context_len = cases.iter().map(|case| case.n_positions()).max().unwrap_or(1);
     if context_len > model.config().context_len {
         progress.note(&format!("The model was made for {} tokens at most.", model.config().context_len));
@@ -115,7 +119,7 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     for threads in thread_counts {
         let options = EngineOptions {
             n_threads: threads,
-            kv_type: args.kv.into(),
+            kv_type,
             context_len,
             precision: args.precision.into(),
             ..EngineOptions::default()
@@ -150,6 +154,7 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
                 percent_of_limit: 100.0 * tokens_per_s / limit,
                 limit_tokens_per_s: limit,
                 samples_tokens_per_s: samples,
+                peak_memory_bytes: crate::device::peak_memory_bytes(),
             });
         }
     }

@@ -1,56 +1,54 @@
 //! `edgeward compress`: a smaller file of a model.
 
+mod budget;
+mod running;
+mod samples;
 mod temporary;
 mod vocabulary;
+mod work;
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::ValueEnum;
-use edgeward_compress::certificate::{
-    self, Candidate, Certificate, Check, FileId, PruningRecord, TensorRecord, VocabularyRecord,
-};
-use edgeward_compress::compress::{Assignment, Compressor, Options, Step, add_metadata};
-use edgeward_compress::eval::{Teacher, Windows};
+use edgeward_compress::certificate::{self, FileId, PruningRecord};
+use edgeward_compress::compress::{Assignment, Compressor, Options, Step};
+use edgeward_compress::eval::Windows;
 use edgeward_compress::prune::{Goal, Shape};
 use edgeward_compress::rounding::Effort;
-use edgeward_compress::search::{self, Measured};
-use edgeward_compress::vocabulary::{Kept, Limit, MISSING_SHARE};
+use edgeward_compress::vocabulary::{Limit, MISSING_SHARE};
 use edgeward_engine::CancelToken;
 use edgeward_kernels::DType;
 use edgeward_model::Model;
-use edgeward_model::gguf::Value;
 use edgeward_model::tokenizer::Tokenizer;
-use serde::Serialize;
 
-use crate::device;
+use crate::commands::eval::load_tasks;
+use crate::device::{self, DeviceProfile};
 use crate::engine_args;
 use crate::output::{self, Align, Table};
-use crate::resume::Resume;
 use crate::store::{self, Progress, Verbosity, human_bytes};
+use budget::Preset;
+use samples::{PROMPTS, Samples};
 use temporary::Temporary;
 use vocabulary::Trimming;
 pub use vocabulary::sentence as vocabulary_sentence;
+use work::{Report, Target, Work};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// Tokens of a window of calibration text: long enough that most positions see much before them.
 const WINDOW_LEN: usize = 512;
-/// Kept free for the certificate, for each tensor that it names, bytes.
-const CERTIFICATE_BYTES_PER_TENSOR: u64 = 192;
-/// Kept free for the rest of the certificate, bytes.
-const CERTIFICATE_BYTES: u64 = 16 << 10;
-/// Sizes that the certificate's plot shows.
-const N_CANDIDATES: u64 = 24;
-
 /// Make a smaller file of a model
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   edgeward compress teacher.gguf --size 92MB --calibration wiki.valid.txt -o small.gguf
   edgeward compress teacher.gguf --size 105MB,92MB,85MB --calibration wiki.valid.txt -o small.gguf
+  edgeward compress teacher.gguf --preset balanced --calibration wiki.valid.txt -o small.gguf
+  edgeward compress teacher.gguf --ram 128MB --context 1024 --calibration wiki.valid.txt -o small.gguf
+  edgeward compress teacher.gguf --latency 2ms/token --calibration wiki.valid.txt -o small.gguf
+  edgeward compress teacher.gguf --latency 20ms/token --device gateway.json --calibration wiki.valid.txt -o small.gguf
   edgeward compress teacher.gguf --type Q4_0 --calibration wiki.valid.txt -o small.gguf
   edgeward compress gemma3-270m --vocab-from corpus.txt -o small.gguf
   edgeward compress teacher.gguf --prune 15 --calibration wiki.valid.txt -o small.gguf
@@ -64,8 +62,29 @@ pub struct Args {
     /// Bytes of the file at most, such as 92MB or 88MiB: the best type for each matrix is searched for. Several sizes
     /// share the measurements, and their names get the size: small-92MB.gguf
     #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = parse_size,
-        required_unless_present_any = ["dtype", "vocab_from", "prune", "drop_layers"])]
+        required_unless_present_any =
+            ["ram", "latency", "preset", "max_kl", "dtype", "vocab_from", "prune", "drop_layers"])]
     size: Vec<Size>,
+    /// Memory that running the model may take on this device, in a conversation of --context tokens
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with = "dtype")]
+    ram: Option<Size>,
+    /// Time that a token at the beginning of an answer may take on this device, such as 4ms/token
+    #[arg(long, value_name = "TIME", value_parser = budget::parse_latency, conflicts_with = "dtype")]
+    latency: Option<f64>,
+    /// Profile of the device that --ram and --latency are for, made there by `edgeward probe --types --json`: then they are
+    /// reckoned, not measured [default: this device]
+    #[arg(long, value_name = "FILE")]
+    device: Option<PathBuf>,
+    /// Tokens of the conversation that --ram must have room for
+    #[arg(long, value_name = "TOKENS", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(64..))]
+    context: u32,
+    /// The smallest file that loses no more than this
+    #[arg(long, value_enum, conflicts_with_all = ["size", "ram", "latency", "dtype"])]
+    preset: Option<Preset>,
+    /// The smallest file whose mean divergence from the model is expected to be no more than this, nats
+    #[arg(long, value_name = "NATS", value_parser = parse_kl,
+        conflicts_with_all = ["size", "ram", "latency", "dtype", "preset"])]
+    max_kl: Option<f64>,
     /// Only types that llama.cpp and other readers of GGUF files know; without it, the EW types of 2.25 to 6.25 bits,
     /// which lose less at the same size, are chosen from too
     #[arg(long, conflicts_with = "dtype")]
@@ -73,15 +92,15 @@ pub struct Args {
     /// One type for all matrices. Those called EW are Edgeward's own
     #[arg(long = "type", value_name = "TYPE", value_enum, ignore_case = true, conflicts_with = "size")]
     dtype: Option<TypeArg>,
-    /// Keep only the tokens that texts like this one need; every text can still be encoded. Without --size or --type
-    /// nothing else is changed
+    /// Keep only the tokens that texts like this one need; every text can still be encoded. Without --size,
+    /// --preset or --type nothing else is changed
     #[arg(long, value_name = "FILE")]
     vocab_from: Option<PathBuf>,
     /// Tokens to keep at most [default: as it takes to miss one in a thousand of such a text]
     #[arg(long, value_name = "N", requires = "vocab_from", value_parser = clap::value_parser!(u32).range(1..))]
     vocab_size: Option<u32>,
     /// Leave out at least so many percent of the weights: layers, neurons and heads, of each as many as costs the least.
-    /// What is left is adjusted. Needs float weights, unless --size or --type rounds the result
+    /// What is left is adjusted. Needs float weights, unless --size, --preset or --type rounds the result
     #[arg(long, value_name = "PERCENT", value_parser = parse_percent, conflicts_with = "drop_layers")]
     prune: Option<f64>,
     /// Leave out so many whole layers, one after the other those that are missed the least. As --prune
@@ -93,10 +112,19 @@ pub struct Args {
     /// Only so many tokens of the text, evenly spread
     #[arg(long, value_name = "TOKENS", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(512..))]
     calibration_tokens: u32,
+    /// Files of questions, as those of `edgeward eval`, that the model and the result are given for the certificate
+    #[arg(long, value_name = "FILES", value_delimiter = ',')]
+    tasks: Vec<PathBuf>,
+    /// Only the first so many questions of each task
+    #[arg(long, value_name = "N", requires = "tasks", value_parser = clap::value_parser!(u32).range(1..))]
+    examples: Option<u32>,
+    /// A prompt whose answers before and after are put into the certificate; may be given several times [default: three]
+    #[arg(long = "sample", value_name = "PROMPT")]
+    samples: Vec<String>,
     /// The file to write
     #[arg(long, short, value_name = "PATH")]
     output: PathBuf,
-    /// Threads [default: as many as can run at once]
+    /// Threads, of this and of running the result [default: as many as can run at once]
     #[arg(long, short, value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
     /// Print JSON instead of a sentence
@@ -150,6 +178,14 @@ impl From<TypeArg> for DType {
     }
 }
 
+impl Args {
+    /// Whether matrices are rounded, and not only left out.
+    fn rounds(&self) -> bool {
+        let is_searched = !self.size.is_empty() || self.ram.is_some() || self.latency.is_some();
+        is_searched || self.preset.is_some() || self.max_kl.is_some() || self.dtype.is_some()
+    }
+}
+
 /// A size, and how it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Size {
@@ -179,36 +215,14 @@ fn parse_size(text: &str) -> Result<Size, String> {
     Ok(Size { text: text.to_owned(), bytes: bytes as u64 })
 }
 
+fn parse_kl(text: &str) -> Result<f64, String> {
+    let kl = text.parse().ok().filter(|kl| (1e-6..=10.0).contains(kl));
+    kl.ok_or_else(|| format!("{text:?} is no divergence from 0.000001 to 10 nats"))
+}
+
 fn parse_percent(text: &str) -> Result<f64, String> {
     let percent = text.trim_end_matches('%').parse().ok().filter(|percent| (0.1..=90.0).contains(percent));
     percent.ok_or_else(|| format!("{text:?} is no percentage from 0.1 to 90"))
-}
-
-#[derive(Serialize)]
-struct Report {
-    output: PathBuf,
-    size_bytes: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    budget_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expected_kl: Option<f64>,
-    kl_divergence: f64,
-    kl_divergence_stderr: f64,
-    top1_agreement: f64,
-    perplexity: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pruning: Option<PruningRecord>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    vocabulary: Option<VocabularyRecord>,
-}
-
-/// One file to be made.
-struct Target {
-    output: PathBuf,
-    budget_bytes: Option<u64>,
-    assignment: Assignment,
-    /// By the matrices' names.
-    expected: BTreeMap<String, f64>,
 }
 
 /// Runs the command.
@@ -233,6 +247,12 @@ pub fn run(args: &Args, verbosity: Verbosity) -> crate::Outcome {
     let tokenizer = teacher.tokenizer()?;
     Windows::new(&tokenizer, &text, window_len)?;
     let ids = (file_id(teacher.path())?, file_id(path)?);
+    if args.size.len() > 1 && (args.ram.is_some() || args.latency.is_some()) {
+        return Err("--ram and --latency are for one file: give one --size at most".into());
+    }
+    let profile = args.device.as_deref().map(DeviceProfile::of_another).transpose()?;
+    let tasks = load_tasks(&args.tasks)?;
+    let prompts: Vec<String> = PROMPTS.iter().map(|prompt| (*prompt).to_owned()).collect();
 
     let cancel = CancelToken::new();
     let on_signal = cancel.clone();
@@ -267,6 +287,14 @@ pub fn run(args: &Args, verbosity: Verbosity) -> crate::Outcome {
         ids: (&ids.0, &ids.1),
         cancel: &cancel,
         n_threads,
+        device_threads: budget::n_threads(args.threads, profile.as_ref()),
+        profile: profile.as_ref(),
+        samples: Samples {
+            tasks: &tasks,
+            n_examples: args.examples,
+            prompts: if args.samples.is_empty() { &prompts } else { &args.samples },
+            n_threads,
+        },
     };
     let outcome = job.make_all(&mut watch);
     progress.finish();
@@ -279,7 +307,8 @@ pub fn run(args: &Args, verbosity: Verbosity) -> crate::Outcome {
     if args.json {
         return output::print_json(&reports);
     }
-    let columns = ["SIZE", "KL DIVERGENCE", "SAME TOP-1", "PERPLEXITY"].map(|title| (title, Align::Right));
+    let columns = ["SIZE", "KL DIVERGENCE", "SAME TOP-1", "PERPLEXITY", "MS/TOKEN", "MEMORY"]
+        .map(|title| (title, Align::Right));
     let mut table = Table::new(&[&[("FILE", Align::Left)], &columns[..]].concat());
     for report in &reports {
         table.row(vec![
@@ -288,6 +317,8 @@ pub fn run(args: &Args, verbosity: Verbosity) -> crate::Outcome {
             format!("{:.4} +/- {:.4}", report.kl_divergence, report.kl_divergence_stderr),
             format!("{:.1} %", report.top1_agreement * 100.0),
             format!("{:.3}", report.perplexity),
+            format!("{:.2}", report.ms_per_token),
+            report.memory_bytes.map_or(String::new(), human_bytes),
         ]);
     }
     table.print()?;
@@ -317,19 +348,10 @@ struct Job<'a> {
     ids: (&'a FileId, &'a FileId),
     cancel: &'a CancelToken,
     n_threads: usize,
-}
-
-/// A job whose model has the shapes that its files will have.
-struct Work<'a> {
-    job: &'a Job<'a>,
-    model: &'a Arc<Model>,
-    tokenizer: &'a Tokenizer,
-    pruned: Option<&'a PruningRecord>,
-    kept: Option<&'a Kept>,
-    /// What measurements and rounded matrices depend on.
-    key: &'a str,
-    windows: &'a Windows,
-    check: (&'a Windows, bool),
+    /// Of the device that the result is for, and its profile if it is not this one.
+    device_threads: usize,
+    profile: Option<&'a DeviceProfile>,
+    samples: Samples<'a>,
 }
 
 impl Job<'_> {
@@ -377,7 +399,7 @@ impl Job<'_> {
             check: (&check_windows, is_held_out),
         };
         match &last {
-            Some(last) if self.args.size.is_empty() && self.args.dtype.is_none() => {
+            Some(last) if !self.args.rounds() => {
                 fs::rename(&last.0, output)
                     .map_err(|error| format!("could not write {}: {error}", output.display()))?;
                 let target = Target::new(output, Assignment::default());
@@ -396,9 +418,9 @@ impl Job<'_> {
     fn prune(&self, goal: Goal, path: &Path, watch: &mut dyn FnMut(Step)) -> Outcome<PruningRecord> {
         let Job { args, teacher, n_threads, cancel, .. } = *self;
         let is_quantized = teacher.tensors().any(|(_, tensor)| tensor.dtype.is_quantized());
-        if is_quantized && args.size.is_empty() && args.dtype.is_none() {
+        if is_quantized && !args.rounds() {
             return Err("pruning changes matrices, and those of this model are quantised: \
-                        add --size or --type, or give a model with float weights"
+                        add --size, --preset or --type, or give a model with float weights"
                 .into());
         }
         let windows = Windows::new(self.tokenizer, self.text, self.window_len)?;
@@ -418,163 +440,12 @@ impl Job<'_> {
             trials: pruned.trials,
         })
     }
-}
-
-impl Target {
-    /// Without a budget.
-    fn new(output: &Path, assignment: Assignment) -> Target {
-        Target { output: output.to_owned(), budget_bytes: None, assignment, expected: BTreeMap::new() }
-    }
-}
-
-impl Work<'_> {
-    fn make_all(&self, watch: &mut dyn FnMut(Step)) -> Outcome<Vec<Report>> {
-        let Job { args, n_threads, cancel, .. } = *self.job;
-        let options = Options { n_threads, effort: Effort::default() };
-        let mut compressor = Compressor::new(self.model, self.windows, options, cancel, watch)?;
-        let (targets, candidates) = match args.dtype {
-            Some(dtype) => {
-                let assignment = Assignment::uniform(self.model, dtype.into());
-                (vec![Target::new(&args.output, assignment)], Vec::new())
-            }
-            None => {
-                let mut resume =
-                    Resume::new("measure", &[self.key.to_owned(), format!("{:?}", search::TYPES)])?;
-                let measured: Vec<Measured> = resume.load().unwrap_or_default();
-                let mut saved = Ok(());
-                let measured = compressor.measure(measured, &mut |measured| {
-                    saved = resume.save(&measured);
-                })?;
-                saved?;
-                let measured = if args.compatible { search::compatible(measured) } else { measured };
-                self.solve(&compressor, &measured)?
-            }
-        };
-        for target in &targets {
-            compressor.write(&target.assignment, &target.output, self.key)?;
-        }
-        targets.iter().map(|target| self.seal(target, &candidates, watch)).collect()
-    }
-
-    /// The files to make for the sizes, and what other sizes would have given.
-    fn solve(
-        &self,
-        compressor: &Compressor,
-        measured: &[Measured],
-    ) -> Outcome<(Vec<Target>, Vec<Candidate>)> {
-        let args = self.job.args;
-        let any = search::smallest(self.model, measured);
-        let n_tensors = measured.len() as u64;
-        let rest = compressor.file_bytes(&any)? - any.size_bytes(self.model)
-            + CERTIFICATE_BYTES
-            + CERTIFICATE_BYTES_PER_TENSOR * n_tensors;
-        let smallest = any.size_bytes(self.model) + rest;
-        let mut targets = Vec::new();
-        for size in &args.size {
-            let budget = size.bytes.checked_sub(rest);
-            let solution = budget.and_then(|budget| search::solve(self.model, measured, budget));
-            let solution = solution.ok_or_else(|| {
-                format!(
-                    "no choice of types fits into {}: the smallest takes {smallest} bytes; raise --size",
-                    size.text
-                )
-            })?;
-            let output = if args.size.len() == 1 {
-                args.output.clone()
-            } else {
-                let stem = args.output.file_stem().unwrap_or_default().to_string_lossy();
-                args.output.with_file_name(format!("{stem}-{}.gguf", size.text))
-            };
-            targets.push(Target {
-                output,
-                budget_bytes: Some(size.bytes),
-                assignment: solution.assignment,
-                expected: solution.losses,
-            });
-        }
-        let largest = search::largest_bytes(measured);
-        let matrices = any.size_bytes(self.model);
-        let candidates = (0..=N_CANDIDATES).filter_map(|i| {
-            let budget = matrices + (largest - matrices) * i / N_CANDIDATES;
-            let solution = search::solve(self.model, measured, budget)?;
-            let size_bytes = solution.assignment.size_bytes(self.model) + rest;
-            Some(Candidate { size_bytes, expected_kl: solution.losses.values().sum() })
-        });
-        Ok((targets, candidates.collect()))
-    }
-
-    /// Measures a file and puts the certificate into it and beside it.
-    fn seal(
-        &self,
-        target: &Target,
-        candidates: &[Candidate],
-        watch: &mut dyn FnMut(Step),
-    ) -> Outcome<Report> {
-        let Job { n_threads, cancel, .. } = *self.job;
-        let path = &target.output;
-        let mut result = vocabulary::engine(&Arc::new(Model::load(path)?), n_threads)?;
-        let teacher = vocabulary::engine(self.job.teacher, n_threads)?;
-        let vocab_size = result.config().vocab_size;
-        let mut teacher = Teacher::new(teacher, self.job.tokenizer, self.tokenizer, vocab_size)?;
-        let check = Check::measure(&mut result, &mut teacher, self.check, cancel, watch)?;
-        let vocabulary = match (&self.job.trimming, self.kept) {
-            (Some(trimming), Some(kept)) => {
-                let (result, teacher) =
-                    ((&mut result, self.tokenizer), (&mut teacher.engine, self.job.tokenizer));
-                Some(trimming.certify(kept, result, teacher, cancel, watch)?)
-            }
-            _ => None,
-        };
-        let tensors = target.assignment.0.iter().filter_map(|(slot, dtype)| {
-            let tensor = self.model.tensor(*slot)?;
-            Some(TensorRecord {
-                name: tensor.name.to_owned(),
-                dtype: dtype.name().to_owned(),
-                size_bytes: (dtype.row_bytes(tensor.n_cols)? * tensor.n_rows) as u64,
-                expected_kl: target.expected.get(tensor.name).copied(),
-            })
-        });
-        let expected_kl = target.budget_bytes.map(|_| target.expected.values().sum());
-        let certificate = Certificate {
-            version: certificate::VERSION,
-            made_by: format!("edgeward {}", env!("CARGO_PKG_VERSION")),
-            command: self.command(target),
-            teacher: self.job.ids.0.clone(),
-            calibration: self.job.ids.1.clone(),
-            window_len: self.windows.window_len(),
-            n_calibration_windows: self.windows.len(),
-            size_bytes: fs::metadata(path)?.len(),
-            budget_bytes: target.budget_bytes,
-            expected_kl,
-            check,
-            pruning: self.pruned.cloned(),
-            vocabulary: vocabulary.clone(),
-            tensors: tensors.collect(),
-            candidates: candidates.to_vec(),
-        };
-        let json = certificate.to_json();
-        add_metadata(path, &[(certificate::KEY, Value::String(&json))])?;
-        write(&path.with_extension("certificate.json"), &json)?;
-        write(&path.with_extension("certificate.html"), &certificate.to_html())?;
-        Ok(Report {
-            output: path.clone(),
-            size_bytes: fs::metadata(path)?.len(),
-            budget_bytes: target.budget_bytes,
-            expected_kl,
-            kl_divergence: check.kl_divergence,
-            kl_divergence_stderr: check.kl_divergence_stderr,
-            top1_agreement: check.top1_agreement,
-            perplexity: check.perplexity,
-            pruning: self.pruned.cloned(),
-            vocabulary,
-        })
-    }
 
     /// The command that makes this file alone, without folders: those are nobody's business.
-    fn command(&self, target: &Target) -> String {
-        let args = self.job.args;
+    fn command(&self, budget_bytes: Option<u64>, output: &Path) -> String {
+        let args = self.args;
         let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut command = format!("edgeward compress {}", name(self.job.teacher.path()));
+        let mut command = format!("edgeward compress {}", name(self.teacher.path()));
         let mut add = |option: &str, value: String| {
             command.push_str(&format!(" {option}"));
             if !value.is_empty() {
@@ -593,8 +464,21 @@ impl Work<'_> {
         if let Some(n_tokens) = args.vocab_size {
             add("--vocab-size", n_tokens.to_string());
         }
-        if let Some(budget) = target.budget_bytes {
+        if let Some(budget) = budget_bytes {
             add("--size", budget.to_string());
+        }
+        if let Some(ram) = &args.ram {
+            add("--ram", ram.bytes.to_string());
+            add("--context", args.context.to_string());
+        }
+        if let Some(ns) = args.latency {
+            add("--latency", format!("{}ms/token", ns / 1e6));
+        }
+        if let Some(profile) = &args.device {
+            add("--device", name(profile));
+        }
+        if let Some(max_kl) = args.max_kl.or(args.preset.map(Preset::max_kl)) {
+            add("--max-kl", max_kl.to_string());
         }
         if args.compatible {
             add("--compatible", String::new());
@@ -606,7 +490,7 @@ impl Work<'_> {
             add("--calibration", name(calibration));
         }
         add("--calibration-tokens", args.calibration_tokens.to_string());
-        add("-o", name(&target.output));
+        add("-o", name(output));
         command
     }
 }
@@ -615,10 +499,6 @@ fn read_text(path: &Path) -> Result<String, String> {
     fs::read_to_string(path).map_err(|error| {
         format!("could not read {} as text: {error}; give some pages of ordinary text", path.display())
     })
-}
-
-fn write(path: &Path, text: &str) -> Result<(), String> {
-    fs::write(path, text).map_err(|error| format!("could not write {}: {error}", path.display()))
 }
 
 fn file_id(path: &Path) -> Result<FileId, String> {

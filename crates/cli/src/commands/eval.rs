@@ -289,7 +289,7 @@ fn read_text(path: &Path, limit: Option<usize>) -> Result<String, String> {
 }
 
 /// The tasks and their names: that of the file, and of its folder where that alone says nothing.
-fn load_tasks(paths: &[PathBuf]) -> Result<Vec<(String, Task)>, Box<dyn std::error::Error>> {
+pub fn load_tasks(paths: &[PathBuf]) -> Result<Vec<(String, Task)>, Box<dyn std::error::Error>> {
     let mut tasks = Vec::new();
     for path in paths {
         let stem = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();

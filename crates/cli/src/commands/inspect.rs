@@ -35,9 +35,9 @@ pub struct Args {
     /// Longest conversation to estimate memory for, tokens [default: what the model was made for]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     context: Option<u32>,
-    /// How keys and values are kept
-    #[arg(long, value_enum, default_value = "f16")]
-    kv: KvArg,
+    /// How keys and values are kept [default: as the file says, else f16]
+    #[arg(long, value_enum)]
+    kv: Option<KvArg>,
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
@@ -57,11 +57,11 @@ struct Report {
 pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     let path = Store::open()?.resolve(&args.model, &mut Progress::new(verbosity))?;
     let context_len = args.context.map(|len| len as usize);
-    let inspection = inspect(&path, &engine_args::budget(context_len, args.kv.into()))?;
-    let certificate = match inspection.format {
-        Format::Gguf { .. } => Gguf::open(&path).ok().and_then(|gguf| Certificate::of(&gguf)),
-        Format::Safetensors { .. } => None,
-    };
+    // What is no GGUF file, or a damaged one, is inspect's to judge.
+    let gguf = Gguf::open(&path).ok();
+    let kv_type = engine_args::kv_type(args.kv, gguf.as_ref());
+    let inspection = inspect(&path, &engine_args::budget(context_len, kv_type))?;
+    let certificate = gguf.as_ref().and_then(Certificate::of);
     let report = Report { path, inspection, certificate };
     if args.json {
         return output::print_json(&report);

@@ -1,5 +1,7 @@
 //! `edgeward probe`: what this device is, and what it can do at most.
 
+use edgeward_compress::search;
+
 use crate::Outcome;
 use crate::device::{self, DeviceProfile};
 use crate::output::{self, Align, Table, print_line};
@@ -12,12 +14,17 @@ Examples:
   edgeward probe
   edgeward probe --threads 1,2,4
   edgeward probe --json
+  edgeward probe --types --json > gateway.json
 
-The profile is kept in device.json beside the models; `bench` measures against it.")]
+The profile is kept in device.json beside the models; `bench` measures against it. With --types it serves
+`edgeward compress --device` on another machine.")]
 pub struct Args {
     /// Numbers of threads to measure with [default: 1 and as many as can run at once]
     #[arg(long, short, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     threads: Vec<u16>,
+    /// Measure, too, how fast matrices of each type are decoded with
+    #[arg(long)]
+    types: bool,
     /// Print the profile as JSON
     #[arg(long)]
     json: bool,
@@ -41,6 +48,9 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
         }
         progress.note(&format!("Measuring with {n_threads} thread(s)"));
         profile.measure(n_threads);
+        if args.types {
+            profile.measure_types(n_threads, &search::TYPES);
+        }
     }
     profile.save(&path)?;
     if args.json {
@@ -78,5 +88,15 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
         ]);
     }
     table.print()?;
+    if args.types {
+        print_line("")?;
+        let columns = [("THREADS", Align::Right), ("TYPE", Align::Left), ("BILLION WEIGHTS/S", Align::Right)];
+        let mut table = Table::new(&columns);
+        for speed in &profile.types {
+            let rate = format!("{:.1}", 1.0 / speed.ns_per_weight);
+            table.row(vec![speed.n_threads.to_string(), speed.dtype.clone(), rate]);
+        }
+        table.print()?;
+    }
     Ok(())
 }
