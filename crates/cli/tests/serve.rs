@@ -791,6 +791,74 @@ fn embeddings_and_ranking() {
 }
 
 /// Every value within `value`, by its JSON pointer.
+#[test]
+fn encoders_serve_what_sentence_transformers_computes() {
+    let sandbox = Sandbox::new();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/encoder/mean");
+    let goldens: Value = serde_json::from_slice(&fs::read(folder.join("goldens.json")).unwrap()).unwrap();
+    let texts: Vec<&Value> = goldens.as_array().unwrap().iter().map(|golden| &golden["text"]).collect();
+    let n_tokens: usize =
+        goldens.as_array().unwrap().iter().map(|golden| golden["ids"].as_array().unwrap().len()).sum();
+    let folder = folder.canonicalize().unwrap().display().to_string();
+    let server = serve(&sandbox, &[&folder]);
+    let is_near = |vector: &Value, golden: &Value| {
+        let numbers = |value: &Value| -> Vec<f64> {
+            value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+        };
+        let (vector, golden) = (numbers(vector), numbers(&golden["vector"]));
+        assert_eq!(vector.len(), golden.len());
+        vector.iter().zip(&golden).all(|(a, b)| (a - b).abs() < 1e-4)
+    };
+
+    // The one that was made for it is asked, though it is not the first.
+    let said = server.post("/v1/embeddings", &json!({ "input": texts })).json();
+    assert_eq!((&said["model"], &said["usage"]["total_tokens"]), (&json!("mean"), &json!(n_tokens)));
+    for (idx, golden) in goldens.as_array().unwrap().iter().enumerate() {
+        assert!(is_near(&said["data"][idx]["embedding"], golden), "{golden}");
+    }
+    let by_ids = json!({ "model": "mean", "input": goldens[0]["ids"] });
+    let said = server.post("/v1/embeddings", &by_ids).json();
+    assert!(is_near(&said["data"][0]["embedding"], &goldens[0]));
+    let said = server.post("/api/embed", &json!({ "model": "mean", "input": [texts[3]] })).json();
+    assert!(is_near(&said["embeddings"][0], &goldens[3]));
+
+    let request = json!({ "query": texts[0], "documents": [texts[4], texts[0], texts[3]] });
+    let ranked = server.post("/v1/rerank", &request).json();
+    assert_eq!((&ranked["model"], &ranked["results"][0]["index"]), (&json!("mean"), &json!(1)));
+    assert!((ranked["results"][0]["relevance_score"].as_f64().unwrap() - 1.0).abs() < 1e-6);
+
+    // Too long is refused, and cut off where Ollama's clients expect it.
+    let long = "cat ".repeat(100);
+    let (status, param, message) = server.post("/v1/embeddings", &json!({ "input": ["a", long] })).error();
+    assert_eq!((status, param.as_str()), (400, "input"));
+    assert!(
+        message.contains("text 1") && message.contains("102 tokens") && message.contains("64"),
+        "{message}"
+    );
+    let embed =
+        |more: Value| server.post("/api/embed", &with(json!({ "model": "mean", "input": long }), more));
+    let cut = embed(json!({})).json();
+    let expected = server.post("/api/embed", &json!({ "model": "mean", "input": "cat ".repeat(62) })).json();
+    assert_eq!(cut["embeddings"], expected["embeddings"]);
+    assert_eq!(embed(json!({ "truncate": false })).status, 400);
+
+    // It has nothing to say, and is not asked where no model is named.
+    assert_eq!(server.post("/v1/chat/completions", &chat("Hello")).json()["model"], "llama");
+    for (path, request) in [
+        ("/v1/chat/completions", chat("Hello")),
+        ("/v1/completions", json!({ "prompt": "Hello" })),
+        ("/v1/responses", json!({ "input": "Hello" })),
+    ] {
+        let (status, param, message) = server.post(path, &with(request, json!({ "model": "mean" }))).error();
+        assert_eq!((status, param.as_str()), (400, "model"), "{path}");
+        assert!(message.contains("embeddings only"), "{path}: {message}");
+    }
+    let said = server.post("/api/chat", &json!({ "model": "mean", "messages": [] }));
+    assert_eq!(said.status, 400, "{}", said.body);
+    let said = server.post("/api/show", &json!({ "model": "mean" })).json();
+    assert_eq!(said["capabilities"], json!(["embedding"]));
+}
+
 fn pointers(value: &Value, at: &str, all: &mut Vec<String>) {
     all.push(at.to_owned());
     match value {

@@ -30,6 +30,13 @@ pub enum Error {
         /// Positions that there are.
         context_len: usize,
     },
+    /// A text longer than an encoder can take.
+    TextTooLong {
+        /// Its tokens, those around it included.
+        n_tokens: usize,
+        /// As many as the model was made for.
+        max_tokens: usize,
+    },
     /// Nothing to compute.
     NoTokens,
     /// An option is out of its range.
@@ -55,6 +62,12 @@ impl fmt::Display for Error {
                 "{needed} tokens are needed where the context holds {context_len}: shorten the prompt or raise the \
                  context length"
             ),
+            Error::TextTooLong { n_tokens, max_tokens } => {
+                write!(
+                    f,
+                    "the text has {n_tokens} tokens where the model takes {max_tokens}: shorten it, or cut it up"
+                )
+            }
             Error::NoTokens => {
                 f.write_str("there is no token to compute: give a prompt of at least one token")
             }

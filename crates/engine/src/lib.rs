@@ -6,12 +6,14 @@
 //!   [`Engine::score`] gives the logits of every position, [`Engine::step`] mixes them all in one pass.
 //! - [`Engine::embed`], [`Engine::run_layer`] and [`Engine::logits`] are the same pass layer by layer, for whoever
 //!   watches the inputs of matrices or changes weights in between.
+//! - An [`Encoder`] is the pass of another kind of network, which makes one vector of each text.
 //! - A [`Sampler`] chooses tokens from logits; a [`Generator`] does all of it until a stop.
 //!
 //! Logits depend on a sequence's tokens alone: neither on how they were cut into calls, nor on the other sequences
 //! of a batch, nor on the number of threads or the instruction set.
 #![forbid(unsafe_code)]
 
+mod encoder;
 mod engine;
 mod error;
 mod generator;
@@ -23,6 +25,7 @@ mod weights;
 pub use edgeward_kernels::Isa;
 pub use edgeward_kernels::kv::{KvType, PAGE_LEN};
 
+pub use encoder::Encoder;
 pub use engine::{CancelToken, Engine, EngineOptions, Logits, MatrixInput, Precision, StepPart};
 pub use error::Error;
 pub use generator::{Generator, GeneratorOptions, StopReason};

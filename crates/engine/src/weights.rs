@@ -259,7 +259,7 @@ fn bad(tensor: &Tensor, reason: &str) -> Error {
 }
 
 /// Whether no float is infinite or NaN: those have all bits of the exponent set.
-fn all_finite(dtype: DType, bytes: &[u8]) -> bool {
+pub(crate) fn all_finite(dtype: DType, bytes: &[u8]) -> bool {
     let exponent = match dtype {
         DType::F32 => {
             return bytes.as_chunks().0.iter().all(|b| f32::from_le_bytes(*b).is_finite());

@@ -120,7 +120,7 @@ enum Class {
 
 /// The hyperparameters that config.json states. Not yet compared with the tensors' shapes.
 pub(crate) fn config_of(json: &Object<String, Value>) -> Result<(Config, OutputHead), ConfigError> {
-    let fields = Fields { object: json, within: "" };
+    let fields = Fields::of_file(json);
     let (family, class) = family_of(&fields)?;
     fields.refuse_unsupported()?;
 
@@ -295,26 +295,35 @@ fn sliding_window(
 }
 
 /// The keys of one object of config.json. A null counts as absent.
-struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     object: &'a Object<String, Value>,
     /// The key that the object is under, for errors; empty for the whole file.
     within: &'static str,
 }
 
 impl<'a> Fields<'a> {
+    /// Of a whole file.
+    pub(crate) fn of_file(object: &'a Object<String, Value>) -> Fields<'a> {
+        Fields { object, within: "" }
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &'a str> {
+        self.object.keys().map(String::as_str)
+    }
+
     fn full(&self, key: &str) -> String {
         if self.within.is_empty() { key.to_owned() } else { format!("{}.{key}", self.within) }
     }
 
-    fn missing(&self, key: &str) -> ConfigError {
+    pub(crate) fn missing(&self, key: &str) -> ConfigError {
         ConfigError::Missing { key: self.full(key) }
     }
 
-    fn invalid(&self, key: &str, expected: &'static str) -> ConfigError {
+    pub(crate) fn invalid(&self, key: &str, expected: &'static str) -> ConfigError {
         ConfigError::Invalid { key: self.full(key), expected }
     }
 
-    fn get(&self, key: &str) -> Option<&'a Value> {
+    pub(crate) fn get(&self, key: &str) -> Option<&'a Value> {
         self.object.get(key).filter(|value| !value.is_null())
     }
 
@@ -326,22 +335,22 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn text(&self, key: &str) -> Result<Option<&'a str>, ConfigError> {
+    pub(crate) fn text(&self, key: &str) -> Result<Option<&'a str>, ConfigError> {
         self.get(key).map(|value| value.as_str().ok_or_else(|| self.invalid(key, "a string"))).transpose()
     }
 
-    fn truth(&self, key: &str) -> Result<Option<bool>, ConfigError> {
+    pub(crate) fn truth(&self, key: &str) -> Result<Option<bool>, ConfigError> {
         self.get(key)
             .map(|value| value.as_bool().ok_or_else(|| self.invalid(key, "true or false")))
             .transpose()
     }
 
-    fn optional_count(&self, key: &str) -> Result<Option<usize>, ConfigError> {
+    pub(crate) fn optional_count(&self, key: &str) -> Result<Option<usize>, ConfigError> {
         let count = |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok());
         self.get(key).map(|value| count(value).ok_or_else(|| self.invalid(key, "a whole number"))).transpose()
     }
 
-    fn count(&self, key: &str) -> Result<usize, ConfigError> {
+    pub(crate) fn count(&self, key: &str) -> Result<usize, ConfigError> {
         self.optional_count(key)?.ok_or_else(|| self.missing(key))
     }
 
@@ -350,7 +359,7 @@ impl<'a> Fields<'a> {
         self.get(key).map(|value| float(value).ok_or_else(|| self.invalid(key, "a number"))).transpose()
     }
 
-    fn float(&self, key: &str) -> Result<f32, ConfigError> {
+    pub(crate) fn float(&self, key: &str) -> Result<f32, ConfigError> {
         self.optional_float(key)?.ok_or_else(|| self.missing(key))
     }
 

@@ -5,7 +5,8 @@
 //! are listed in `model.safetensors.index.json` (tensor name -> file name).
 //!
 //! Invariants of an open file, whatever its bytes were:
-//! - every tensor name is unique, every tensor is F32, F16 or BF16, of at most 8 dimensions, none zero;
+//! - every tensor name is unique, every tensor is F32, F16 or BF16, of at most 8 dimensions, none zero. Files of BERT also
+//!   hold the numbers 0, 1, 2 ... as `position_ids`, I64: these are checked in the same way, and not shown;
 //! - the tensors' ranges have the size that type and shape imply, and together cover the data exactly: no byte belongs
 //!   to two, and none to nobody (so nothing can hide in a file);
 //! - a file that an index names lies in the index's own folder.
@@ -172,7 +173,8 @@ pub struct Safetensors {
 struct Entry {
     name: String,
     shape: Vec<usize>,
-    dtype: DType,
+    /// None of positions, which nobody reads.
+    dtype: Option<DType>,
     /// In the file.
     data: Range<usize>,
 }
@@ -247,6 +249,7 @@ impl Safetensors {
             return Err(SafetensorsError::DuplicateTensor { name: pair[0].name.clone() });
         }
         check_covered(&tensors, data_start..map.len())?;
+        tensors.retain(|tensor| tensor.dtype.is_some());
         Ok(Safetensors { metadata: header.metadata, tensors, map })
     }
 
@@ -278,7 +281,7 @@ impl Safetensors {
         SafeTensor {
             name: &tensor.name,
             shape: &tensor.shape,
-            dtype: tensor.dtype,
+            dtype: tensor.dtype.expect("the others have been left out"),
             data: &self.map[tensor.data.clone()],
         }
     }
@@ -409,10 +412,11 @@ struct Described {
 
 impl Described {
     fn check(self, name: String, data_bytes: usize, data_start: usize) -> Result<Entry, SafetensorsError> {
-        let dtype = match self.dtype.as_str() {
-            "F32" => DType::F32,
-            "F16" => DType::F16,
-            "BF16" => DType::BF16,
+        let (dtype, element_bytes) = match self.dtype.as_str() {
+            "F32" => (Some(DType::F32), 4),
+            "F16" => (Some(DType::F16), 2),
+            "BF16" => (Some(DType::BF16), 2),
+            "I64" if name.ends_with("embeddings.position_ids") => (None, 8),
             other => {
                 let dtype = other.chars().take(64).collect();
                 return Err(SafetensorsError::UnsupportedDType { name, dtype });
@@ -427,7 +431,7 @@ impl Described {
         let shape: Option<Vec<usize>> = self.shape.iter().map(|&dim| usize::try_from(dim).ok()).collect();
         let counted = shape.and_then(|shape| {
             let n_elements = shape.iter().try_fold(1, |n: usize, &dim| n.checked_mul(dim))?;
-            Some((n_elements.checked_mul(dtype.block_bytes())?, shape))
+            Some((n_elements.checked_mul(element_bytes)?, shape))
         });
         let Some((expected, shape)) = counted else {
             return Err(SafetensorsError::TensorOverflow { name });

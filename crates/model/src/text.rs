@@ -165,7 +165,8 @@ fn strings<'a>(array: Array<'a>, name: &str) -> Result<Vec<&'a str>, TextError> 
     Ok(all)
 }
 
-fn folder_tokenizer(folder: &Path) -> Result<Tokenizer, TextError> {
+/// The tokenizer of a folder's `tokenizer.json`.
+pub(crate) fn folder_tokenizer(folder: &Path) -> Result<Tokenizer, TextError> {
     let path = folder.join("tokenizer.json");
     let json = read(&path, MAX_TOKENIZER_BYTES)?
         .ok_or_else(|| TextError::Missing { what: path.display().to_string() })?;

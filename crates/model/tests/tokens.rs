@@ -337,7 +337,7 @@ fn damaged_json_is_refused() {
         change("/model/vocab/<s>", 4_000_000_000_u64.into()),
         change("/model/vocab/<s>", (-1).into()),
         change("/model/merges/0", "a".into()),
-        change("/model/type", "WordPiece".into()),
+        change("/model/type", "WordLevel".into()),
         change("/model", serde_json::json!({"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"})),
     ];
     for (case, json) in refused.iter().enumerate() {

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod conversation;
+mod encoder;
 mod error;
 mod fields;
 mod gate;
@@ -40,7 +41,7 @@ use axum::http::StatusCode;
 use tokio::sync::watch;
 
 pub use crate::error::{ApiError, Dialect};
-pub use crate::model::{ModelInfo, ServedModel};
+pub use crate::model::{ModelInfo, ModelKind, ServedModel};
 pub use crate::text::ModelText;
 pub use rustls::ServerConfig;
 
@@ -103,6 +104,26 @@ impl Server {
             let error = ApiError { status: StatusCode::NOT_FOUND, ..ApiError::field("model", message) };
             error.code("model_not_found")
         })
+    }
+
+    /// The model of that name, for answers; the first that answers if none is asked for.
+    fn generator(&self, name: Option<&str>) -> Result<Arc<ServedModel>, ApiError> {
+        let is_generator = |model: &&Arc<ServedModel>| model.info.kind == ModelKind::Generator;
+        match (name, self.models.iter().find(is_generator)) {
+            (None, Some(first)) => Ok(Arc::clone(first)),
+            _ => self.model(name).and_then(|model| match model.info.kind {
+                ModelKind::Generator => Ok(model),
+                ModelKind::Encoder => Err(model.only_encodes()),
+            }),
+        }
+    }
+
+    /// The model of that name, for embeddings; if none is asked for, the first that was made for them, else the first.
+    fn embedder(&self, name: Option<&str>) -> Result<Arc<ServedModel>, ApiError> {
+        match (name, self.models.iter().find(|model| model.info.kind == ModelKind::Encoder)) {
+            (None, Some(first)) => Ok(Arc::clone(first)),
+            _ => self.model(name),
+        }
     }
 
     fn models(&self) -> impl Iterator<Item = &Arc<ServedModel>> + Clone {

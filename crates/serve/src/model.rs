@@ -1,4 +1,5 @@
-//! A model that serves: the thread that computes, and the handle by which requests reach it.
+//! A model that serves: the thread that computes, and the handle by which requests reach it. What is said here of
+//! schedulers is of models that answer; those that make vectors have a simpler thread ([`crate::encoder`]).
 //!
 //! The thread owns the [`Scheduler`], takes requests from a bounded channel between two passes, and sends each request's
 //! events to whoever asked. Nobody waits for a slow reader: a request's events are kept until they are read, and they
@@ -11,10 +12,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
-use edgeward_engine::Engine;
+use edgeward_engine::{Encoder, Engine};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
+use crate::encoder::{self, Job};
 use crate::error::ApiError;
 use crate::metrics::Histograms;
 use crate::scheduler::{
@@ -40,8 +42,19 @@ pub struct ModelInfo {
     pub file_bytes: u64,
     /// Its family.
     pub family: String,
+    /// What it is good for.
+    pub kind: ModelKind,
     /// Seconds since 1970 when it was loaded.
     pub loaded_s: u64,
+}
+
+/// What a model is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModelKind {
+    /// It answers, and its states serve as embeddings.
+    Generator,
+    /// It makes embeddings.
+    Encoder,
 }
 
 /// A model that serves.
@@ -52,9 +65,16 @@ pub struct ServedModel {
     pub text: ModelText,
     /// Times, for whoever watches.
     pub histograms: Histograms,
-    sender: Mutex<Option<mpsc::SyncSender<Submission>>>,
+    sender: Mutex<Option<Sender>>,
     snapshot: Arc<Mutex<Snapshot>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The way to the thread.
+#[derive(Clone)]
+enum Sender {
+    Generator(mpsc::SyncSender<Submission>),
+    Encoder(mpsc::SyncSender<Job>),
 }
 
 struct Submission {
@@ -74,6 +94,9 @@ pub struct Tally {
 
 impl ServedModel {
     /// Starts the thread.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
     pub fn start(
         info: ModelInfo,
         text: ModelText,
@@ -81,12 +104,39 @@ impl ServedModel {
         limits: Limits,
     ) -> std::io::Result<ServedModel> {
         let (sender, receiver) = mpsc::sync_channel(CHANNEL_LEN);
-        let snapshot = Arc::new(Mutex::new(Snapshot::default()));
         let scheduler = Scheduler::new(engine, Arc::clone(text.tokenizer()), limits);
+        let run = move |published: &Mutex<Snapshot>| serve(scheduler, &receiver, published);
+        ServedModel::spawn(info, text, Sender::Generator(sender), run)
+    }
+
+    /// Starts the thread of a model that makes vectors; `max_waiting` requests wait for it at most.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub fn start_encoder(
+        info: ModelInfo,
+        text: ModelText,
+        encoder: Encoder,
+        max_waiting: usize,
+    ) -> std::io::Result<ServedModel> {
+        let (sender, receiver) = mpsc::sync_channel(CHANNEL_LEN);
+        let run = move |published: &Mutex<Snapshot>| {
+            encoder::serve(encoder, max_waiting.max(1), &receiver, published);
+        };
+        ServedModel::spawn(info, text, Sender::Encoder(sender), run)
+    }
+
+    fn spawn(
+        info: ModelInfo,
+        text: ModelText,
+        sender: Sender,
+        run: impl FnOnce(&Mutex<Snapshot>) + Send + 'static,
+    ) -> std::io::Result<ServedModel> {
+        let snapshot = Arc::new(Mutex::new(Snapshot::default()));
         let published = Arc::clone(&snapshot);
         let thread = std::thread::Builder::new()
             .name(format!("model {}", info.name))
-            .spawn(move || serve(scheduler, &receiver, &published))?;
+            .spawn(move || run(&published))?;
         Ok(ServedModel {
             info,
             text,
@@ -107,17 +157,15 @@ impl ServedModel {
     /// # Errors
     /// If it is not taken on.
     pub async fn submit(self: &Arc<Self>, request: Request, tally: &Arc<Tally>) -> Result<Answers, ApiError> {
-        let stopping = || ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping");
-        let sender = lock(&self.sender).clone().ok_or_else(stopping)?;
+        let Sender::Generator(sender) = lock(&self.sender).clone().ok_or_else(stopping)? else {
+            return Err(self.only_encodes());
+        };
         let (reply, accepted) = oneshot::channel();
         let (events, receiver) = unbounded_channel();
         let n_choices = request.n_choices;
         let n_prompt = request.prompt.len();
         let submitted = Instant::now();
-        sender.try_send(Submission { request, reply, events }).map_err(|error| match error {
-            mpsc::TrySendError::Full(_) => ApiError::from(Rejection::QueueFull),
-            mpsc::TrySendError::Disconnected(_) => stopping(),
-        })?;
+        sender.try_send(Submission { request, reply, events }).map_err(refused)?;
         accepted.await.map_err(|_| stopping())??;
         tally.n_prompt.fetch_add(n_prompt as u64, Ordering::Relaxed);
         Ok(Answers {
@@ -133,6 +181,33 @@ impl ServedModel {
         })
     }
 
+    /// The vectors of texts, by a model that makes them; as the model makes them, of any length.
+    ///
+    /// # Errors
+    /// If the texts are not taken on, or something goes wrong.
+    pub async fn encode(
+        &self,
+        texts: Vec<Vec<u32>>,
+        deadline: Instant,
+        tally: &Tally,
+    ) -> Result<Vec<Vec<f32>>, ApiError> {
+        let Some(Sender::Encoder(sender)) = lock(&self.sender).clone() else {
+            return Err(stopping());
+        };
+        let n_prompt: usize = texts.iter().map(Vec::len).sum();
+        let (reply, vectors) = oneshot::channel();
+        sender.try_send(Job { texts, deadline, reply }).map_err(refused)?;
+        let vectors = vectors.await.map_err(|_| stopping())??;
+        tally.n_prompt.fetch_add(n_prompt as u64, Ordering::Relaxed);
+        Ok(vectors)
+    }
+
+    /// What is said to who wants an answer of a model that makes vectors.
+    pub fn only_encodes(&self) -> ApiError {
+        let message = "this model makes embeddings only: use /v1/embeddings or /v1/rerank, or another model";
+        ApiError::field("model", message)
+    }
+
     /// Takes no more requests, and waits until those that were accepted are done.
     pub fn stop(&self) {
         drop(lock(&self.sender).take());
@@ -140,6 +215,18 @@ impl ServedModel {
             // A panic has been printed when it happened.
             let _ = thread.join();
         }
+    }
+}
+
+fn stopping() -> ApiError {
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping")
+}
+
+/// The channel does not take it.
+fn refused<T>(error: mpsc::TrySendError<T>) -> ApiError {
+    match error {
+        mpsc::TrySendError::Full(_) => ApiError::from(Rejection::QueueFull),
+        mpsc::TrySendError::Disconnected(_) => stopping(),
     }
 }
 

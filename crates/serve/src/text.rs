@@ -1,12 +1,13 @@
 //! A model's words: from conversations and text to tokens, and back.
 
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
-use edgeward_model::Model;
 use edgeward_model::chat::{self, ChatOptions, ChatTemplate, Message};
 use edgeward_model::tokenizer::{AddSpecial, ParseSpecial, Tokenizer};
+use edgeward_model::{EncoderModel, Model};
 use serde_json::Value;
 
 use crate::error::ApiError;
@@ -16,6 +17,8 @@ use crate::grammar::{Grammar, GrammarError, GrammarFactory};
 pub struct ModelText {
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
+    /// Whether texts are lower-cased before they are encoded.
+    lowercases: bool,
     /// Made when first wanted: a large vocabulary takes a second.
     grammars: OnceLock<Result<GrammarFactory, GrammarError>>,
 }
@@ -33,7 +36,18 @@ impl ModelText {
             Some(template) => Some(template),
             None => model.chat_template()?,
         };
-        Ok(ModelText { tokenizer: Arc::new(model.tokenizer()?), template, grammars: OnceLock::new() })
+        let tokenizer = Arc::new(model.tokenizer()?);
+        Ok(ModelText { tokenizer, template, lowercases: false, grammars: OnceLock::new() })
+    }
+
+    /// Of a model that makes vectors.
+    ///
+    /// # Errors
+    /// If the model's vocabulary cannot be used.
+    pub fn of_encoder(model: &EncoderModel) -> Result<ModelText, edgeward_model::TextError> {
+        let tokenizer = Arc::new(model.tokenizer()?);
+        let lowercases = model.config().lowercases;
+        Ok(ModelText { tokenizer, template: None, lowercases, grammars: OnceLock::new() })
     }
 
     /// The tokenizer.
@@ -59,8 +73,9 @@ impl ModelText {
         add_special: AddSpecial,
         parse_special: ParseSpecial,
     ) -> Result<Vec<u32>, ApiError> {
+        let text = if self.lowercases { Cow::from(text.to_lowercase()) } else { Cow::from(text) };
         self.tokenizer
-            .encode(text, add_special, parse_special)
+            .encode(&text, add_special, parse_special)
             .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, error.to_string()))
     }
 

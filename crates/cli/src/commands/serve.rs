@@ -9,14 +9,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use edgeward_engine::{Encoder, Isa};
 use edgeward_model::chat::ChatTemplate;
+use edgeward_model::{EncoderModel, Model};
 use edgeward_serve::keys::{KeyFile, KeyRing};
 use edgeward_serve::scheduler::Limits;
-use edgeward_serve::{BoundServer, ModelInfo, ModelText, ServedModel, ServerConfig, ServerOptions, tls};
+use edgeward_serve::{
+    BoundServer, ModelInfo, ModelKind, ModelText, ServedModel, ServerConfig, ServerOptions, tls,
+};
 
 use crate::Outcome;
 use crate::device;
-use crate::engine_args::{self, EngineArgs};
+use crate::engine_args::EngineArgs;
 use crate::output;
 use crate::store::{Progress, Store, Verbosity};
 
@@ -41,7 +45,8 @@ second one does not.
 Only this machine is served, unless --host says otherwise; others then need a key, and TLS.
 Options may also come from the environment, as EDGEWARD_SERVE_PORT, or from a file: see --config.")]
 pub struct Args {
-    /// Names, hf:org/repo[/file.gguf] or paths; pulled first if they are not here. The first is the default
+    /// Names, hf:org/repo[/file.gguf] or paths; pulled first if they are not here. The first is the default. A folder of
+    /// a BERT encoder, as sentence-transformers saves it, serves embeddings
     models: Vec<String>,
     /// Take options that are not given here from this TOML file, by the same names: `port = 9000`
     #[arg(long, value_name = "FILE")]
@@ -205,7 +210,11 @@ fn start_model(
     template_source: Option<&str>,
     progress: &mut Progress,
 ) -> Result<ServedModel, Box<dyn std::error::Error>> {
-    let model = engine_args::open(name, progress)?;
+    let path = Store::open()?.resolve(name, progress)?;
+    if EncoderModel::is_at(&path) {
+        return start_encoder(args, name, &path);
+    }
+    let model = Arc::new(Model::load(&path)?);
     let text = ModelText::new(&model, template_source.map(template).transpose()?)?;
     let engine = args.engine.engine(&model, progress)?;
     let config = model.config();
@@ -216,7 +225,8 @@ fn start_model(
         hidden_dim: config.hidden_dim,
         file_bytes: model.file_bytes(),
         family: format!("{:?}", config.family).to_lowercase(),
-        loaded_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
+        kind: ModelKind::Generator,
+        loaded_s: now_s(),
     };
     let share = |mib: Option<u64>, share: u64| {
         let free_bytes = device::memory().map_or(1 << 30, |memory| memory.available_bytes);
@@ -230,6 +240,33 @@ fn start_model(
         cache_bytes: share(args.cache_memory, CACHE_SHARE),
     };
     Ok(ServedModel::start(info, text, engine, limits)?)
+}
+
+/// A model that makes vectors of texts.
+fn start_encoder(args: &Args, name: &str, path: &Path) -> Result<ServedModel, Box<dyn std::error::Error>> {
+    let model = Arc::new(EncoderModel::load(path)?);
+    let text = ModelText::of_encoder(&model)?;
+    let encoder = Encoder::new(
+        &model,
+        args.engine.threads.map_or_else(device::n_logical_cores, usize::from),
+        Isa::best(),
+    )?;
+    let config = encoder.config();
+    let info = ModelInfo {
+        name: public_name(name),
+        context_len: config.max_tokens,
+        vocab_size: config.vocab_size,
+        hidden_dim: config.hidden_dim,
+        file_bytes: model.file_bytes(),
+        family: "bert".to_owned(),
+        kind: ModelKind::Encoder,
+        loaded_s: now_s(),
+    };
+    Ok(ServedModel::start_encoder(info, text, encoder, args.queue)?)
+}
+
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
 /// What clients call a model: a path is nobody's business, but its last part is a name.

@@ -44,7 +44,7 @@ impl Json {
         parsing.with_padding(None);
         let unk = match parsing.get_model() {
             ModelWrapper::BPE(bpe) => bpe.unk_token.as_deref().and_then(|token| parsing.token_to_id(token)),
-            ModelWrapper::WordPiece(_) => return Err(TokenizerError::UnknownModel("WordPiece".into())),
+            ModelWrapper::WordPiece(pieces) => parsing.token_to_id(&pieces.unk_token),
             ModelWrapper::WordLevel(_) => return Err(TokenizerError::UnknownModel("WordLevel".into())),
             ModelWrapper::Unigram(_) => return Err(TokenizerError::UnknownModel("Unigram".into())),
         };
@@ -101,6 +101,8 @@ struct Spelling {
     metaspace: bool,
     /// `<0xNN>` is a byte.
     byte_fallback: bool,
+    /// What tokens begin with that go on with a word; before all others is a space.
+    continuation: Option<String>,
     adds_space_prefix: bool,
 }
 
@@ -118,6 +120,10 @@ impl Spelling {
                 self.metaspace = true;
             }
             Some("Strip") if decoder["content"] == " " && decoder["start"] == 1 && decoder["stop"] == 0 => {
+                self.adds_space_prefix = true;
+            }
+            Some("WordPiece") if decoder["prefix"].is_string() => {
+                self.continuation = decoder["prefix"].as_str().map(str::to_owned);
                 self.adds_space_prefix = true;
             }
             Some("Fuse") => {}
@@ -159,6 +165,10 @@ fn vocab(tokenizer: &tokenizers::Tokenizer, spelling: &Spelling) -> Result<Vocab
             (None, None) => vocab.push(TokenKind::Normal, |out| match spelling {
                 Spelling { byte_level: true, .. } => alphabet.decode(&text, out),
                 Spelling { metaspace: true, .. } => push_unescaped(&text, out),
+                Spelling { continuation: Some(prefix), .. } => match text.strip_prefix(prefix.as_str()) {
+                    Some(rest) => out.extend_from_slice(rest.as_bytes()),
+                    None => out.extend([b" ", text.as_bytes()].concat()),
+                },
                 _ => out.extend_from_slice(text.as_bytes()),
             })?,
         }

@@ -17,7 +17,8 @@ async function loadModels() {
   try {
     const response = await fetch("/v1/models", { headers: settings.headers() });
     if (!response.ok) throw new Error(await chat.reason(response));
-    models = (await response.json()).data;
+    // Those that make embeddings only have nothing to say here.
+    models = (await response.json()).data.filter((model) => model.meta.kind !== "encoder");
     chat.showTrouble("");
   } catch (error) {
     models = [];

@@ -18,7 +18,7 @@ use crate::tools::{Tool, ToolCall, ToolChoice, ToolStream, Toolbox};
 /// Answers a conversation.
 pub async fn messages(State(server): State<Arc<Server>>, request: Request) -> Reply {
     let (mut fields, call) = read(&server, request).await?;
-    let model = server.model(fields.string("model")?.as_deref())?;
+    let model = server.generator(fields.string("model")?.as_deref())?;
     let conversation = conversation(&mut fields)?;
     let max_tokens = fields.count("max_tokens", 1..=usize::MAX)?;
     let max_tokens = fields.required("max_tokens", max_tokens)?;
@@ -61,7 +61,7 @@ pub async fn messages(State(server): State<Arc<Server>>, request: Request) -> Re
 /// Counts the tokens of a conversation.
 pub async fn count_tokens(State(server): State<Arc<Server>>, request: Request) -> Reply {
     let (mut fields, _) = read(&server, request).await?;
-    let model = server.model(fields.string("model")?.as_deref())?;
+    let model = server.generator(fields.string("model")?.as_deref())?;
     let conversation = conversation(&mut fields)?;
     let n_tokens = blocking(move || conversation.count(&model.text)).await?;
     Ok(json(&json!({ "input_tokens": n_tokens })))

@@ -23,7 +23,7 @@ const MAX_TOP_LOGPROBS: usize = 20;
 /// Answers a conversation.
 pub async fn completions(State(server): State<Arc<Server>>, request: Request) -> Reply {
     let (mut fields, call) = read(&server, request).await?;
-    let model = server.model(fields.string("model")?.as_deref())?;
+    let model = server.generator(fields.string("model")?.as_deref())?;
     let mut request = sampling::request(&mut fields, &server, &call)?;
     request.n_logprobs = logprobs(&mut fields)?;
     let format = ResponseFormat::read(&mut fields)?;

@@ -28,7 +28,7 @@ const MAX_LOGPROBS: usize = 20;
 /// Continues one text or several.
 pub async fn completions(State(server): State<Arc<Server>>, request: Request) -> Reply {
     let (mut fields, call) = read(&server, request).await?;
-    let model = server.model(fields.string("model")?.as_deref())?;
+    let model = server.generator(fields.string("model")?.as_deref())?;
     let mut request = sampling::request(&mut fields, &server, &call)?;
     request.n_logprobs = fields.count("logprobs", 0..=MAX_LOGPROBS)?;
     let format = ResponseFormat::read(&mut fields)?;

@@ -1,7 +1,8 @@
 //! `POST /v1/embeddings` and `/v1/rerank`: what a model makes of texts as wholes, and which are near to which.
 //!
-//! An embedding is the mean of the last layer's normed states over a text's tokens, of length 1. Models that were made
-//! to talk are no match for ones that were made for this; what they give is told for what it is.
+//! Of an encoder, an embedding is what sentence-transformers makes of a text with it. Of a model that was made to talk it
+//! is the mean of the last layer's normed states over the text's tokens, of length 1; such models are no match for ones
+//! that were made for this.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,7 +18,7 @@ use crate::Server;
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::gate::Call;
-use crate::model::ServedModel;
+use crate::model::{ModelKind, ServedModel};
 use crate::scheduler::{self, Task};
 
 /// Texts of a request, at most.
@@ -26,7 +27,7 @@ pub const MAX_INPUTS: usize = 2048;
 /// Embeds texts.
 pub async fn embeddings(State(server): State<Arc<Server>>, request: Request) -> Reply {
     let (mut fields, call) = read(&server, request).await?;
-    let model = server.model(fields.string("model")?.as_deref())?;
+    let model = server.embedder(fields.string("model")?.as_deref())?;
     let wants_base64 =
         fields.choice("encoding_format", &[("float", false), ("base64", true)])?.unwrap_or(false);
     let dimensions = fields.count("dimensions", 1..=usize::MAX)?;
@@ -59,7 +60,7 @@ pub async fn embeddings(State(server): State<Arc<Server>>, request: Request) -> 
 /// Orders documents by how near they are to a query: by the cosine of their embeddings.
 pub async fn rerank(State(server): State<Arc<Server>>, request: Request) -> Reply {
     let (mut fields, call) = read(&server, request).await?;
-    let model = server.model(fields.string("model")?.as_deref())?;
+    let model = server.embedder(fields.string("model")?.as_deref())?;
     let query = fields.string("query")?;
     let query = fields.required("query", query)?;
     let documents = fields.strings("documents", MAX_INPUTS - 1)?;
@@ -67,7 +68,7 @@ pub async fn rerank(State(server): State<Arc<Server>>, request: Request) -> Repl
     let top_n = fields.count("top_n", 1..=usize::MAX)?.unwrap_or(documents.len());
     let returns_documents = fields.bool("return_documents")?.unwrap_or(false);
     let texts = [query].into_iter().chain(documents.iter().cloned()).collect();
-    let (vectors, n_tokens) = embed_texts(&server, &model, texts, &call).await?;
+    let (vectors, n_tokens) = embed_texts(&server, &model, texts, Overlong::Refused, &call).await?;
     let (query, rest) = vectors.split_first().expect("the query's is the first");
     let cosine =
         |vector: &[f32]| query.iter().zip(vector).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
@@ -92,19 +93,51 @@ pub async fn rerank(State(server): State<Arc<Server>>, request: Request) -> Repl
     })))
 }
 
+/// What is done with a text that is longer than the model takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overlong {
+    /// The request is refused.
+    Refused,
+    /// What is too much is cut off.
+    Cut,
+}
+
 /// The texts' vectors of length 1, and how many tokens they have.
 pub async fn embed_texts(
     server: &Server,
     model: &Arc<ServedModel>,
     texts: Vec<String>,
+    overlong: Overlong,
     call: &Call,
 ) -> Result<(Vec<Vec<f32>>, usize), ApiError> {
     let text_model = Arc::clone(model);
-    let inputs = blocking(move || {
+    let mut inputs = blocking(move || {
         texts.iter().map(|text| text_model.text.encode(text, AddSpecial::Yes)).collect::<Result<Vec<_>, _>>()
     })
     .await?;
-    embed(server, model, inputs, call).await
+    if overlong == Overlong::Cut {
+        inputs.iter_mut().for_each(|tokens| cut(tokens, model));
+    }
+    let (mut vectors, n_tokens) = embed(server, model, inputs, call).await?;
+    vectors.iter_mut().for_each(|vector| to_unit_length(vector));
+    Ok((vectors, n_tokens))
+}
+
+/// Makes a text as short as the model wants it. Around texts for an encoder are tokens that stay.
+fn cut(tokens: &mut Vec<u32>, model: &ServedModel) {
+    let max_len = model.info.context_len;
+    if tokens.len() > max_len {
+        let end = tokens[tokens.len() - 1];
+        tokens.truncate(max_len);
+        if model.info.kind == ModelKind::Encoder {
+            tokens[max_len - 1] = end;
+        }
+    }
+}
+
+fn to_unit_length(vector: &mut [f32]) {
+    let norm = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt().max(1e-12);
+    vector.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
 }
 
 /// A text, a list of texts, a list of tokens, or a list of such lists.
@@ -135,7 +168,8 @@ async fn inputs(fields: &mut Fields, model: &Arc<ServedModel>) -> Result<Vec<Vec
     .await
 }
 
-/// One after the other: a long list must not fill the queue that all share.
+/// The vectors of texts, and how many tokens they have. A model that talks gets them one after the other: a long list must
+/// not fill the queue that all share.
 async fn embed(
     server: &Server,
     model: &Arc<ServedModel>,
@@ -143,14 +177,18 @@ async fn embed(
     call: &Call,
 ) -> Result<(Vec<Vec<f32>>, usize), ApiError> {
     let n_tokens = inputs.iter().map(Vec::len).sum();
-    let deadline = Some(Instant::now() + server.max_duration);
+    let deadline = Instant::now() + server.max_duration;
+    if model.info.kind == ModelKind::Encoder {
+        return Ok((model.encode(inputs, deadline, &call.tally).await?, n_tokens));
+    }
+    let deadline = Some(deadline);
     let mut vectors = Vec::with_capacity(inputs.len());
     for prompt in inputs {
         let request =
             scheduler::Request { prompt, task: Task::Embed, deadline, ..scheduler::Request::default() };
-        let state = model.submit(request, &call.tally).await?.embedding().await?;
-        let norm = state.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt().max(1e-12);
-        vectors.push(state.iter().map(|x| (f64::from(*x) / norm) as f32).collect());
+        let mut state = model.submit(request, &call.tally).await?.embedding().await?;
+        to_unit_length(&mut state);
+        vectors.push(state);
     }
     Ok((vectors, n_tokens))
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{Reply, json, read};
 use crate::Server;
 use crate::error::ApiError;
-use crate::model::ModelInfo;
+use crate::model::{ModelInfo, ModelKind};
 
 /// `GET /v1/models`
 pub async fn list(State(server): State<Arc<Server>>) -> Response {
@@ -32,6 +32,10 @@ fn describe(info: &ModelInfo) -> Value {
         "owned_by": "edgeward",
         "meta": {
             "family": info.family,
+            "kind": match info.kind {
+                ModelKind::Generator => "generator",
+                ModelKind::Encoder => "encoder",
+            },
             "n_ctx": info.context_len,
             "n_vocab": info.vocab_size,
             "n_embd": info.hidden_dim,

@@ -10,6 +10,7 @@ use edgeward_model::chat::{Message, rfc3339};
 use edgeward_model::tokenizer::AddSpecial;
 use serde_json::{Map, Value, json};
 
+use super::embeddings::{MAX_INPUTS, Overlong, embed_texts};
 use super::sampling::{self, ResponseFormat};
 use super::{Encoder, Reply, blocking, json, now_s, read, stream};
 use crate::Server;
@@ -17,14 +18,14 @@ use crate::conversation::Conversation;
 use crate::error::{ApiError, Dialect};
 use crate::fields::Fields;
 use crate::gate::Call;
-use crate::model::{Answers, ServedModel};
+use crate::model::{Answers, ModelKind, ServedModel};
 use crate::scheduler::{self, Event, FinishReason};
 use crate::tools::{Tool, ToolCall, ToolChoice, ToolStream, Toolbox};
 
 /// `POST /api/chat`
 pub async fn chat(State(server): State<Arc<Server>>, request: Request) -> Reply {
     let (mut fields, call) = read(&server, request).await?;
-    let model = find(&server, &mut fields)?;
+    let model = find_generator(&server, &mut fields)?;
     let list = fields.objects("messages")?.unwrap_or_default();
     if list.is_empty() {
         return Ok(json(&loaded(&model, Shape::Chat)));
@@ -47,7 +48,7 @@ pub async fn chat(State(server): State<Arc<Server>>, request: Request) -> Reply 
 /// `POST /api/generate`
 pub async fn generate(State(server): State<Arc<Server>>, request: Request) -> Reply {
     let (mut fields, call) = read(&server, request).await?;
-    let model = find(&server, &mut fields)?;
+    let model = find_generator(&server, &mut fields)?;
     let prompt = fields.string("prompt")?.unwrap_or_default();
     if prompt.is_empty() {
         return Ok(json(&loaded(&model, Shape::Generate)));
@@ -78,9 +79,10 @@ pub async fn generate(State(server): State<Arc<Server>>, request: Request) -> Re
 pub async fn embed(State(server): State<Arc<Server>>, request: Request) -> Reply {
     let (mut fields, call) = read(&server, request).await?;
     let model = find(&server, &mut fields)?;
-    let texts = fields.strings("input", super::embeddings::MAX_INPUTS)?;
+    let texts = fields.strings("input", MAX_INPUTS)?;
     let texts = fields.required("input", texts)?;
-    let (embeddings, n_tokens) = super::embeddings::embed_texts(&server, &model, texts, &call).await?;
+    let overlong = if fields.bool("truncate")? == Some(false) { Overlong::Refused } else { Overlong::Cut };
+    let (embeddings, n_tokens) = embed_texts(&server, &model, texts, overlong, &call).await?;
     Ok(json(&json!({ "model": model.info.name, "embeddings": embeddings, "prompt_eval_count": n_tokens })))
 }
 
@@ -108,6 +110,10 @@ pub async fn show(State(server): State<Arc<Server>>, request: Request) -> Reply 
     let (mut fields, _) = read(&server, request).await?;
     let model = find(&server, &mut fields)?;
     let info = &model.info;
+    let capabilities: &[&str] = match info.kind {
+        ModelKind::Generator => &["completion", "tools", "embedding"],
+        ModelKind::Encoder => &["embedding"],
+    };
     let mut model_info = Map::new();
     model_info.insert("general.architecture".to_owned(), info.family.clone().into());
     model_info.insert(format!("{}.context_length", info.family), info.context_len.into());
@@ -116,7 +122,7 @@ pub async fn show(State(server): State<Arc<Server>>, request: Request) -> Reply 
         "modified_at": timestamp(info.loaded_s),
         "details": details(info),
         "model_info": model_info,
-        "capabilities": ["completion", "tools", "embedding"],
+        "capabilities": capabilities,
     })))
 }
 
@@ -134,6 +140,14 @@ fn find(server: &Server, fields: &mut Fields) -> Result<Arc<ServedModel>, ApiErr
     let name = fields.string("model")?;
     let name = fields.required("model", name)?;
     server.model(Some(name.strip_suffix(":latest").unwrap_or(&name)))
+}
+
+fn find_generator(server: &Server, fields: &mut Fields) -> Result<Arc<ServedModel>, ApiError> {
+    let model = find(server, fields)?;
+    match model.info.kind {
+        ModelKind::Generator => Ok(model),
+        ModelKind::Encoder => Err(model.only_encodes()),
+    }
 }
 
 fn message(mut fields: Fields) -> Result<Message, ApiError> {

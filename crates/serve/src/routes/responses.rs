@@ -21,7 +21,7 @@ use crate::tools::{Tool, ToolCall, ToolStream, Toolbox};
 /// Answers an input.
 pub async fn responses(State(server): State<Arc<Server>>, request: Request) -> Reply {
     let (mut fields, call) = read(&server, request).await?;
-    let model = server.model(fields.string("model")?.as_deref())?;
+    let model = server.generator(fields.string("model")?.as_deref())?;
     fields.refuse(&["previous_response_id", "background", "conversation", "prompt"])?;
     let instructions = fields.string("instructions")?;
     let system = instructions.clone().map(|text| Message::new("system", text));

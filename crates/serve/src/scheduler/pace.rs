@@ -1,13 +1,17 @@
 //! How much of a prompt may be computed beside running answers.
 //!
 //! A prompt's tokens share a pass with the answers' next tokens, and make it longer. The bound is a share of time: a
-//! pass with answers in it takes at most about twice as long as it would without the prompt, whatever the device's
-//! speed, so nobody's stream stalls because somebody else sends a long prompt. Times are measured and handed in.
+//! pass with answers in it takes at most twice as long as it would without the prompt, whatever the device's speed, so
+//! nobody's stream stalls because somebody else sends a long prompt. Times are measured and handed in.
 
 use std::time::Duration;
 
-/// Prompt tokens of a mixed pass, at least: fewer would waste most of a weight's way through the cache.
-pub const MIN_PROMPT_TOKENS: usize = 16;
+/// Prompt tokens of a mixed pass, at least: fewer would waste most of a weight's way through the cache. Far into a long
+/// prompt, where attention costs as much as all matrices, twice as many already took longer than the answers beside them.
+pub const MIN_PROMPT_TOKENS: usize = 8;
+/// Time of a pass that a prompt may take, as a share of what its answers take. One would double the mean; as single
+/// passes differ from it, and attention costs more towards a long prompt's end, less keeps nearly all within the double.
+const PROMPT_SHARE: f64 = 0.75;
 /// Share of a new measurement in the running mean.
 const SHARE: f64 = 0.2;
 
@@ -27,7 +31,7 @@ impl Pace {
             return room;
         }
         let tokens = match (self.decode_s(n_decode), self.prompt_token_s) {
-            (Some(decode_s), Some(token_s)) => (decode_s / token_s) as usize,
+            (Some(decode_s), Some(token_s)) => (PROMPT_SHARE * decode_s / token_s) as usize,
             _ => MIN_PROMPT_TOKENS,
         };
         tokens.max(MIN_PROMPT_TOKENS).min(room)
@@ -74,8 +78,8 @@ mod tests {
         pace.took(0, 200, 100 * MS);
         pace.took(4, 0, 40 * MS);
         // 0.5 ms for a token of a prompt, 40 ms for the answers.
-        assert_eq!(pace.prompt_tokens(4, 252), 80);
-        assert_eq!(pace.prompt_tokens(9, 247), 80, "more answers: no less");
+        assert_eq!(pace.prompt_tokens(4, 252), 60);
+        assert_eq!(pace.prompt_tokens(9, 247), 60, "more answers: no less");
         assert_eq!(pace.prompt_tokens(2, 254), MIN_PROMPT_TOKENS, "fewer: not measured");
         assert_eq!(pace.prompt_tokens(4, 10), 10, "no more than fits");
     }
@@ -92,6 +96,6 @@ mod tests {
         for _ in 0..50 {
             pace.took(1, 0, 200 * MS);
         }
-        assert!((95..=105).contains(&pace.prompt_tokens(1, 255)));
+        assert!((71..=79).contains(&pace.prompt_tokens(1, 255)));
     }
 }
