@@ -34,7 +34,7 @@ fn find() -> Option<PathBuf> {
 }
 
 /// Runs apt-get, with sudo if it lets us without asking.
-fn apt(args: &[&str]) -> Result<(), String> {
+pub fn apt(args: &[&str]) -> Result<(), String> {
     let is_root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n");
     let mut command = if is_root { Command::new("apt-get") } else { Command::new("sudo") };
     if !is_root {

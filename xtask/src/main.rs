@@ -11,6 +11,7 @@ mod arrows;
 mod browser;
 mod licences;
 mod metadata;
+mod operators;
 mod unsafety;
 
 use std::path::{Path, PathBuf};
@@ -79,6 +80,9 @@ fn test() -> Outcome {
     }
     if let Some(chromium) = browser::chromium() {
         tests.env("EDGEWARD_TEST_CHROMIUM", chromium);
+    }
+    if let Some(cases) = operators::cases() {
+        tests.env("EDGEWARD_TEST_ONNX", cases);
     }
     run(&mut tests)
 }

@@ -21,7 +21,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use commands::{
     bench, completions, compress, eval, hear, inspect, keys, models, net, perplexity, probe, pull, rm, run,
-    serve, tokenize, watch,
+    see, serve, tokenize, watch,
 };
 use store::Verbosity;
 
@@ -69,6 +69,7 @@ enum Command {
     Bench(bench::Args),
     Probe(probe::Args),
     Net(net::Args),
+    See(see::Args),
     Hear(hear::Args),
     Watch(watch::Args),
     Completions(completions::Args),
@@ -99,6 +100,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args, verbosity),
         Command::Probe(args) => probe::run(&args, verbosity),
         Command::Net(args) => net::run(&args, verbosity),
+        Command::See(args) => see::run(&args, verbosity),
         Command::Hear(args) => hear::run(&args, verbosity),
         Command::Watch(args) => watch::run(&args),
         Command::Completions(args) => completions::run(&args),

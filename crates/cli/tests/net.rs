@@ -58,6 +58,29 @@ fn a_network_runs() {
 }
 
 #[test]
+fn an_onnx_network_runs() {
+    let sandbox = Sandbox::new();
+    let onnx = |name: &str| model(&format!("../../onnx/{name}"));
+    let shown = sandbox.run(&["net", "inspect", &onnx("image_qdq.onnx")]).success();
+    assert!(shown.contains("float32[1, 3, 20, 17]") && shown.contains("int8[1, 10, 9, 8]"), "{shown}");
+
+    let golden: Value = serde_json::from_slice(&std::fs::read(onnx("recurrent.json")).unwrap()).unwrap();
+    let numbers = |value: &Value| -> Vec<f32> {
+        value["values"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
+    };
+    let input = sandbox.path("inputs");
+    let given = ["sound", "state", "cell"].map(|name| numbers(&golden[0]["inputs"][name])).concat();
+    std::fs::write(&input, given.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
+    let args = ["net", "run", &onnx("recurrent.onnx"), input.to_str().unwrap(), "--json"];
+    let refused = sandbox.run(&args).failure();
+    assert!(refused.contains("input rate") && refused.contains("int64"), "{refused}");
+    let line = sandbox.run(&[&args[..], &["--set", "rate=16000"]].concat()).success();
+    let answer: Value = serde_json::from_str(&line).unwrap();
+    let (speech, expected) = (&answer["outputs"][0][0], numbers(&golden[0]["outputs"]["speech"])[0]);
+    assert!((speech.as_f64().unwrap() as f32 - expected).abs() < 1e-5, "{line}");
+}
+
+#[test]
 fn speed_is_measured() {
     let sandbox = Sandbox::new();
     let model = model("mnist_valid_q.tflite");

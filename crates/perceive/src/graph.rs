@@ -80,6 +80,22 @@ impl Constant {
         &self.file[self.range.clone()]
     }
 
+    /// A constant of these bytes.
+    pub fn of_bytes(bytes: Vec<u8>) -> Constant {
+        let range = 0..bytes.len();
+        Constant { file: bytes.into(), range }
+    }
+
+    /// A constant of these floats.
+    pub fn of_f32s(values: &[f32]) -> Constant {
+        Constant::of_bytes(values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+
+    /// A constant of these integers.
+    pub fn of_i32s(values: &[i32]) -> Constant {
+        Constant::of_bytes(values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+
     /// The bytes as 32-bit integers.
     pub fn i32s(&self) -> impl ExactSizeIterator<Item = i32> {
         self.bytes().as_chunks().0.iter().map(|bytes| i32::from_le_bytes(*bytes))
@@ -162,6 +178,103 @@ pub enum Padding {
     Same,
     /// Nothing: windows stay inside.
     Valid,
+    /// As many zeros as are said: above, left; below, right.
+    Explicit {
+        /// Above and to the left.
+        before: [usize; 2],
+        /// Below and to the right.
+        after: [usize; 2],
+    },
+}
+
+/// A function of one number.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(missing_docs, reason = "functions that everybody knows by these names")]
+pub enum Unary {
+    Abs,
+    Neg,
+    Sign,
+    Reciprocal,
+    Sqrt,
+    Square,
+    Floor,
+    Ceil,
+    /// To the nearest whole number, ties to even.
+    Round,
+    Exp,
+    Log,
+    Sin,
+    Cos,
+    Tanh,
+    Erf,
+    Sigmoid,
+    /// log(1 + e^x).
+    Softplus,
+    /// x / (1 + |x|).
+    Softsign,
+    /// x kept in `low..=high`.
+    Clip {
+        low: f32,
+        high: f32,
+    },
+    /// x, below zero `alpha * x`.
+    LeakyRelu {
+        alpha: f32,
+    },
+    /// x, below zero `alpha * (e^x - 1)`.
+    Elu {
+        alpha: f32,
+    },
+    /// `alpha * x + beta` kept in 0..=1.
+    HardSigmoid {
+        alpha: f32,
+        beta: f32,
+    },
+    /// x times x / 6 + 1 / 2 kept in 0..=1.
+    HardSwish,
+}
+
+impl Unary {
+    /// max(x, 0).
+    pub const RELU: Unary = Unary::Clip { low: 0.0, high: f32::INFINITY };
+}
+
+/// A function of two numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "functions that everybody knows by these names")]
+pub enum Binary {
+    Add,
+    Sub,
+    Mul,
+    Div,
+    Pow,
+    Min,
+    Max,
+    /// The first, below zero multiplied by the second.
+    PRelu,
+}
+
+/// How many numbers become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "functions that everybody knows by these names")]
+pub enum Reduction {
+    Sum,
+    Mean,
+    Max,
+    Min,
+    Prod,
+    SumSquare,
+    L1,
+    L2,
+}
+
+/// Which indices of a dimension are taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pick {
+    /// All, in order.
+    All,
+    /// These, in this order; `None` is none of them, but what stands in.
+    These(Vec<Option<usize>>),
 }
 
 /// A sliding window; each pair is vertical, horizontal. All numbers are at least 1.
@@ -248,10 +361,58 @@ pub enum Op {
         /// Where the new dimension is.
         axis: i32,
     },
+    /// A function of each element.
+    Unary(Unary),
+    /// A function of the elements of two tensors, broadcast; on floats.
+    Binary(Binary),
+    /// Products of matrices, the last two dimensions; those before are broadcast.
+    MatMul,
+    /// Dimension i of the output is dimension `perm[i]` of the input.
+    Transpose {
+        /// Each dimension once.
+        perm: Vec<usize>,
+    },
+    /// What is taken of each dimension.
+    Take {
+        /// One for each dimension.
+        picks: Vec<Pick>,
+        /// What stands where nothing is taken.
+        fill: f32,
+    },
+    /// Tensors side by side along a dimension that they have.
+    Concat {
+        /// Which; negative is from the end.
+        axis: i32,
+    },
+    /// All elements along some dimensions as one.
+    Reduce {
+        /// How.
+        reduction: Reduction,
+        /// Which dimensions.
+        axes: Vec<usize>,
+        /// Whether they stay, as 1.
+        keeps_dims: bool,
+    },
+    /// The largest of each window; what is padded does not count.
+    MaxPool2d {
+        /// Rows and columns of the window.
+        size: [usize; 2],
+        /// How it moves.
+        sliding: Sliding,
+        /// What follows.
+        activation: Activation,
+    },
+    /// Long short-term memory, forward, as ONNX lays out its inputs: sequence, weights, recurrent weights, biases, hidden
+    /// and cell state.
+    Lstm,
+    /// Floats as bytes with the output's scale.
+    Quantize,
+    /// Bytes as floats.
+    Dequantize,
 }
 
 impl Op {
-    /// TFLite's name.
+    /// TFLite's name, or ours for what it lacks.
     pub fn name(&self) -> &'static str {
         match self {
             Op::Conv2d { .. } => "CONV_2D",
@@ -266,6 +427,63 @@ impl Op {
             Op::Shape => "SHAPE",
             Op::StridedSlice { .. } => "STRIDED_SLICE",
             Op::Pack { .. } => "PACK",
+            Op::Unary(function) => function.name(),
+            Op::Binary(function) => function.name(),
+            Op::MatMul => "BATCH_MATMUL",
+            Op::Transpose { .. } => "TRANSPOSE",
+            Op::Take { .. } => "TAKE",
+            Op::Concat { .. } => "CONCATENATION",
+            Op::Reduce { .. } => "REDUCE",
+            Op::MaxPool2d { .. } => "MAX_POOL_2D",
+            Op::Lstm => "LSTM",
+            Op::Quantize => "QUANTIZE",
+            Op::Dequantize => "DEQUANTIZE",
+        }
+    }
+}
+
+impl Unary {
+    fn name(self) -> &'static str {
+        match self {
+            Unary::Abs => "ABS",
+            Unary::Neg => "NEG",
+            Unary::Sign => "SIGN",
+            Unary::Reciprocal => "RECIPROCAL",
+            Unary::Sqrt => "SQRT",
+            Unary::Square => "SQUARE",
+            Unary::Floor => "FLOOR",
+            Unary::Ceil => "CEIL",
+            Unary::Round => "ROUND",
+            Unary::Exp => "EXP",
+            Unary::Log => "LOG",
+            Unary::Sin => "SIN",
+            Unary::Cos => "COS",
+            Unary::Tanh => "TANH",
+            Unary::Erf => "ERF",
+            Unary::Sigmoid => "LOGISTIC",
+            Unary::Softplus => "SOFTPLUS",
+            Unary::Softsign => "SOFTSIGN",
+            Unary::RELU => "RELU",
+            Unary::Clip { .. } => "CLIP",
+            Unary::LeakyRelu { .. } => "LEAKY_RELU",
+            Unary::Elu { .. } => "ELU",
+            Unary::HardSigmoid { .. } => "HARD_SIGMOID",
+            Unary::HardSwish => "HARD_SWISH",
+        }
+    }
+}
+
+impl Binary {
+    fn name(self) -> &'static str {
+        match self {
+            Binary::Add => "ADD",
+            Binary::Sub => "SUB",
+            Binary::Mul => "MUL",
+            Binary::Div => "DIV",
+            Binary::Pow => "POW",
+            Binary::Min => "MINIMUM",
+            Binary::Max => "MAXIMUM",
+            Binary::PRelu => "PRELU",
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The device's senses: small networks for images, sounds and sensors.
 //!
-//! - [`tflite::read`] turns a file into a [`Graph`]: typed, checked, whatever the file was.
+//! - [`tflite::read`] and [`onnx::read`] turn a file into a [`Graph`]: typed, checked, whatever the file was.
 //! - [`Network`] is a graph made ready to run: weights laid out for the registers, memory planned, so that a run
 //!   allocates nothing.
 //! - [`sound`] is WAV files, what networks hear of them, and a network that listens.
+//! - [`vision`] is image files, what networks see of them, and what they say drawn into them.
 //! - [`table`] reads measurements, [`anomaly`] says which are unusual.
 //!
 //! ```no_run
@@ -27,9 +28,11 @@ pub mod anomaly;
 pub mod error;
 pub mod graph;
 pub mod network;
+pub mod onnx;
 pub mod sound;
 pub mod table;
 pub mod tflite;
+pub mod vision;
 
 pub use error::Error;
 pub use graph::Graph;

@@ -32,7 +32,7 @@ pub struct Args {
     /// WAV files, `-` for standard input
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// A TFLite file
+    /// A TFLite or ONNX file
     #[arg(long, short)]
     model: PathBuf,
     /// Names of its classes, in order; a class named `-` is not reported [default: their numbers]
@@ -51,7 +51,7 @@ pub struct Args {
     network: NetworkArgs,
 }
 
-fn probability(text: &str) -> Result<f32, String> {
+pub(super) fn probability(text: &str) -> Result<f32, String> {
     match text.parse() {
         Ok(probability) if probability > 0.0 && probability <= 1.0 => Ok(probability),
         _ => Err("give a number above 0, and at most 1".to_owned()),
@@ -86,7 +86,7 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
 fn hear(args: &Args, path: &Path, source: impl Read, verbosity: Verbosity) -> Outcome {
     let on = args.threshold;
     let smoothing = Smoothing { n_answers: args.average.into(), on, off: Smoothing::default().off.min(on) };
-    let network = open(&args.model, &args.network.options(1))?;
+    let network = open(&args.model, &args.network, 1)?;
     let mut listener =
         Listener::new(network, smoothing).map_err(|error| FileError::new(&args.model, error))?;
     let labels = labels(&args.labels, listener.n_classes())?;

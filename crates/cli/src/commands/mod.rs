@@ -14,6 +14,7 @@ pub mod probe;
 pub mod pull;
 pub mod rm;
 pub mod run;
+pub mod see;
 pub mod serve;
 pub mod tokenize;
 pub mod watch;

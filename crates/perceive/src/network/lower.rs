@@ -16,6 +16,8 @@ const MAX_NODES: usize = 4096;
 pub struct Plan {
     pub steps: Vec<Box<dyn Step>>,
     pub values: Vec<Value>,
+    /// Values that are there before the first run, and never written.
+    pub constants: Vec<(ValueId, Constant)>,
     pub inputs: Vec<Port>,
     pub outputs: Vec<Port>,
     pub weight_bytes: u64,
@@ -38,6 +40,7 @@ pub fn lower(graph: &Graph, arithmetic: Arithmetic, limit_bytes: u64) -> Result<
         plan: Plan {
             steps: Vec::new(),
             values: Vec::new(),
+            constants: Vec::new(),
             inputs: Vec::new(),
             outputs: Vec::new(),
             weight_bytes: 0,
@@ -45,6 +48,7 @@ pub fn lower(graph: &Graph, arithmetic: Arithmetic, limit_bytes: u64) -> Result<
         },
         active: vec![None; n_tensors],
         known: vec![None; n_tensors],
+        materialised: vec![None; n_tensors],
     };
     for id in &graph.inputs {
         let tensor = &graph.tensors[*id];
@@ -64,7 +68,8 @@ pub fn lower(graph: &Graph, arithmetic: Arithmetic, limit_bytes: u64) -> Result<
         lowering.node(node, &place)?;
     }
     for id in &graph.outputs {
-        let Some(value) = lowering.active[*id] else {
+        let constant = lowering.materialise(*id, "outputs")?;
+        let Some(value) = lowering.active[*id].or(constant) else {
             return Err(Error::unsupported(
                 format!("output tensor {id}"),
                 "a result that is known beforehand",
@@ -89,6 +94,8 @@ pub struct Lowering<'g> {
     active: Vec<Option<ValueId>>,
     /// For each tensor of integers that were computed beforehand, those.
     known: Vec<Option<Known>>,
+    /// For each constant that operators meet element by element, its value.
+    materialised: Vec<Option<ValueId>>,
 }
 
 /// An operand that is computed while the network runs.
@@ -133,6 +140,21 @@ impl<'g> Lowering<'g> {
             Op::Mean { keeps_dims } => layers::pool::mean(self, node, place, *keeps_dims),
             Op::Pad => layers::pointwise::pad(self, node, place),
             Op::Reshape { shape } => self.reshape(node, place, shape.as_deref()),
+            Op::Unary(function) => layers::elementwise::unary(self, node, place, *function),
+            Op::Binary(function) => layers::elementwise::binary(self, node, place, *function),
+            Op::MatMul => layers::matmul::matmul(self, node, place),
+            Op::Transpose { perm } => layers::rearrange::transpose(self, node, place, perm),
+            Op::Take { picks, fill } => layers::rearrange::take(self, node, place, picks, *fill),
+            Op::Concat { axis } => layers::rearrange::concat(self, node, place, *axis),
+            Op::Reduce { reduction, axes, keeps_dims } => {
+                layers::reduce::reduce(self, node, place, (*reduction, axes, *keeps_dims))
+            }
+            Op::MaxPool2d { size, sliding, activation } => {
+                layers::pool::max(self, node, place, *size, *sliding, *activation)
+            }
+            Op::Lstm => layers::recurrent::lstm(self, node, place),
+            Op::Quantize => layers::convert::quantize(self, node, place),
+            Op::Dequantize => layers::convert::dequantize(self, node, place),
             Op::Softmax { beta } => layers::softmax::softmax(self, node, place, *beta),
             Op::Shape | Op::StridedSlice { .. } | Op::Pack { .. } => {
                 let known = fold::fold(self, node, place)?;
@@ -198,6 +220,35 @@ impl<'g> Lowering<'g> {
         }
     }
 
+    /// Input `idx` of `node`, computed while the network runs or a constant of floats, which is then kept in memory as
+    /// activations are.
+    pub fn any_operand(&mut self, node: &Node, idx: usize, place: &str) -> Result<Operand<'g>, Error> {
+        let id =
+            node.inputs[idx].ok_or_else(|| Error::malformed(place, format!("input {idx} is left out")))?;
+        match self.materialise(id, place)? {
+            Some(value) => Ok(Operand { tensor: &self.graph.tensors[id], value }),
+            None => self.operand(node, idx, place),
+        }
+    }
+
+    /// The value of a constant of floats; `None` if it is none.
+    fn materialise(&mut self, id: TensorId, place: &str) -> Result<Option<ValueId>, Error> {
+        let tensor = &self.graph.tensors[id];
+        let Some(constant) = tensor.constant.as_ref().filter(|_| tensor.element_type == ElementType::F32)
+        else {
+            return Ok(None);
+        };
+        if let Some(value) = self.materialised[id] {
+            return Ok(Some(value));
+        }
+        let value = self.new_value(&tensor.shape, ElementType::F32, place)?;
+        // For ever: nothing else may lie there.
+        self.plan.values[value].life = Some(0..=usize::MAX);
+        self.plan.constants.push((value, constant.clone()));
+        self.materialised[id] = Some(value);
+        Ok(Some(value))
+    }
+
     /// Input `idx` of `node`, a constant; `None` if it is left out.
     pub fn constant(
         &self,
@@ -241,7 +292,19 @@ impl<'g> Lowering<'g> {
         element_type: ElementType,
         place: &str,
     ) -> Result<Operand<'g>, Error> {
-        let id = node.outputs[0];
+        self.output_at(node, 0, shape, element_type, place)
+    }
+
+    /// The same for output `idx`.
+    pub fn output_at(
+        &mut self,
+        node: &Node,
+        idx: usize,
+        shape: &[usize],
+        element_type: ElementType,
+        place: &str,
+    ) -> Result<Operand<'g>, Error> {
+        let id = node.outputs[idx];
         let tensor = &self.graph.tensors[id];
         self.check(tensor, shape, element_type, place)?;
         let value = self.new_value(shape, element_type, place)?;
@@ -275,9 +338,11 @@ impl<'g> Lowering<'g> {
         element_type: ElementType,
         place: &str,
     ) -> Result<ValueId, Error> {
-        let size_bytes = checked_size(shape, element_type).filter(|bytes| *bytes > 0).ok_or_else(|| {
-            Error::malformed(place, format!("the shape {shape:?} is empty, or beyond any memory"))
-        })?;
+        let size_bytes = checked_size(shape, element_type)
+            .ok_or_else(|| Error::malformed(place, format!("the shape {shape:?} is beyond any memory")))?;
+        if size_bytes == 0 {
+            return Err(Error::unsupported(place, format!("nothing, of shape {shape:?}")));
+        }
         // Above the limit by itself: the plan's sums stay far from overflowing.
         if size_bytes as u64 > self.limit_bytes {
             return Err(Error::TooLarge { needed_bytes: size_bytes as u64, limit_bytes: self.limit_bytes });
@@ -296,6 +361,11 @@ impl<'g> Lowering<'g> {
         }
         self.plan.weight_bytes = needed_bytes;
         Ok(())
+    }
+
+    /// Bytes that a network may take.
+    pub fn limit_bytes(&self) -> u64 {
+        self.limit_bytes
     }
 
     /// How sums come back to eight bits.

@@ -7,6 +7,7 @@ mod fold;
 mod layers;
 mod lower;
 mod memory;
+pub(crate) mod walk;
 
 use edgeward_kernels::memory::{floats, floats_mut};
 use edgeward_kernels::{Isa, Pool};
@@ -60,6 +61,15 @@ pub struct Port {
 }
 
 impl Port {
+    #[cfg(test)]
+    pub(crate) fn for_tests(
+        shape: &[usize],
+        element_type: ElementType,
+        quantization: Option<(f32, i32)>,
+    ) -> Port {
+        Port { name: String::new(), shape: shape.to_vec(), element_type, quantization, value: 0 }
+    }
+
     /// Elements.
     pub fn n_elements(&self) -> usize {
         self.shape.iter().product()
@@ -129,9 +139,13 @@ impl Network {
         if needed_bytes > options.limit_bytes {
             return Err(Error::TooLarge { needed_bytes, limit_bytes: options.limit_bytes });
         }
+        let mut memory = Memory::new(&plan.values, places, arena_bytes);
+        for (value, constant) in &plan.constants {
+            memory.get_mut(*value).copy_from_slice(constant.bytes());
+        }
         Ok(Network {
             steps: plan.steps,
-            memory: Memory::new(&plan.values, places, arena_bytes),
+            memory,
             pool: Pool::new(options.n_threads),
             isa: options.isa,
             inputs: plan.inputs,

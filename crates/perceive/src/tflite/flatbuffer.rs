@@ -185,6 +185,12 @@ impl<'a, const N: usize> Vector<'a, N> {
         self.at..self.at + self.len * N
     }
 
+    /// Its bytes, counted as read.
+    pub fn spent<'r>(&self, reader: &'r Reader<'_>) -> Result<&'r [u8], Damage> {
+        reader.spend(self.len * N)?;
+        Ok(&reader.bytes[self.range()])
+    }
+
     /// All elements.
     pub fn elements(&self) -> Result<Vec<[u8; N]>, Damage> {
         self.reader.spend(self.len * N)?;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::graph::{
     Activation, Constant, ElementType, Graph, MAX_DIMS, Node, Op, Padding, Quantization, Sliding, Tensor,
-    checked_size,
+    Unary, checked_size,
 };
 use flatbuffer::{Reader, Table};
 
@@ -43,7 +43,7 @@ pub fn read(file: Arc<[u8]>) -> Result<Graph, Error> {
     for (idx, table) in
         graph.vector::<4>(0).and_then(|v| v.tables()).map_err(at("tensors"))?.iter().enumerate()
     {
-        tensors.push(tensor(&file, table, &buffers, idx)?);
+        tensors.push(tensor(&file, &reader, table, &buffers, idx)?);
     }
     let ids = |ids: Vec<i32>, place: &str| -> Result<Vec<usize>, Error> {
         let id = |id: i32| usize::try_from(id).ok().filter(|id| *id < tensors.len());
@@ -60,12 +60,31 @@ pub fn read(file: Arc<[u8]>) -> Result<Graph, Error> {
     {
         nodes.push(node(table, &codes, idx, tensors.len())?);
     }
-    let graph = Graph { tensors, nodes, inputs, outputs };
+    let mut graph = Graph { tensors, nodes, inputs, outputs };
     graph.check_order()?;
+    // Weights of half precision are made floats while reading; the operators that say so have nothing left to do.
+    let Graph { tensors, nodes, .. } = &mut graph;
+    nodes.retain(|node| {
+        let Some(from) = node.inputs[0].filter(|_| node.op == Op::Dequantize) else { return true };
+        let to = &tensors[node.outputs[0]];
+        let is_done = tensors[from].constant.is_some()
+            && tensors[from].element_type == ElementType::F32
+            && (to.element_type, &to.shape) == (ElementType::F32, &tensors[from].shape);
+        if is_done {
+            tensors[node.outputs[0]].constant = tensors[from].constant.clone();
+        }
+        !is_done
+    });
     Ok(graph)
 }
 
-fn tensor(file: &Arc<[u8]>, table: &Table<'_>, buffers: &[Table<'_>], idx: usize) -> Result<Tensor, Error> {
+fn tensor(
+    file: &Arc<[u8]>,
+    reader: &Reader<'_>,
+    table: &Table<'_>,
+    buffers: &[Table<'_>],
+    idx: usize,
+) -> Result<Tensor, Error> {
     let place = || format!("tensor {idx}");
     let damaged = |damage: String| Error::malformed(place(), damage);
     let name = table.string(3).map_err(damaged)?;
@@ -80,7 +99,8 @@ fn tensor(file: &Arc<[u8]>, table: &Table<'_>, buffers: &[Table<'_>], idx: usize
         dims.i32s().map_err(damaged)?.into_iter().map(|dim| usize::try_from(dim).ok()).collect();
     let shape = shape.ok_or_else(|| damaged("a dimension is negative".into()))?;
     let element_type = match table.u8(1, 0).map_err(damaged)? {
-        0 => ElementType::F32,
+        // Half precision: of weights, made floats below.
+        0 | 1 => ElementType::F32,
         2 => ElementType::I32,
         9 => ElementType::I8,
         other => return Err(Error::unsupported(place(), format!("elements of type {}", type_name(other)))),
@@ -104,7 +124,19 @@ fn tensor(file: &Arc<[u8]>, table: &Table<'_>, buffers: &[Table<'_>], idx: usize
     if buffer.u64(1, 0).map_err(damaged)? > 1 {
         return Err(Error::unsupported(place(), "data outside of its buffer"));
     }
-    let constant = if data.len() == 0 {
+    let is_half = table.u8(1, 0).map_err(damaged)? == 1;
+    let constant = if is_half {
+        if data.len() == 0 {
+            return Err(Error::unsupported(place(), "activations of type float16"));
+        }
+        if data.len() != size_bytes / 2 {
+            return Err(damaged(format!("its shape {shape:?} does not fit its {} bytes", data.len())));
+        }
+        // Counts, as many tensors may share these bytes.
+        let halves = data.spent(reader).map_err(damaged)?.as_chunks().0;
+        let floats: Vec<f32> = halves.iter().map(|bytes| half::f16::from_le_bytes(*bytes).to_f32()).collect();
+        Some(Constant::of_f32s(&floats))
+    } else if data.len() == 0 {
         None
     } else if data.len() == size_bytes {
         Constant::new(Arc::clone(file), data.range())
@@ -191,7 +223,11 @@ fn node(table: &Table<'_>, codes: &[Table<'_>], idx: usize, n_tensors: usize) ->
         Op::AveragePool2d { .. } | Op::Softmax { .. } | Op::Shape => (1, 1),
         Op::Reshape { .. } => (1, 2),
         Op::StridedSlice { .. } => (4, 4),
-        Op::Pack { .. } => (1, usize::MAX),
+        Op::Pack { .. } | Op::Concat { .. } => (1, usize::MAX),
+        Op::MaxPool2d { .. } | Op::Unary(_) | Op::Dequantize | Op::Quantize => (1, 1),
+        Op::Binary(_) | Op::MatMul => (2, 2),
+        // Only readers of other formats make these.
+        Op::Transpose { .. } | Op::Take { .. } | Op::Reduce { .. } | Op::Lstm => (1, 1),
     };
     // Only a last input may be left out, and none of those that must be there.
     let n_given = inputs.iter().take_while(|input| input.is_some()).count();
@@ -224,6 +260,19 @@ fn op(name: &str, options: &Options<'_>) -> Result<Op, Error> {
             sliding: options.sliding((0, 1, 2), None)?,
             activation: options.activation(5)?,
         },
+        "MAX_POOL_2D" => Op::MaxPool2d {
+            size: [options.positive(4, 0)?, options.positive(3, 0)?],
+            sliding: options.sliding((0, 1, 2), None)?,
+            activation: options.activation(5)?,
+        },
+        "CONCATENATION" => {
+            if options.activation(1)? != Activation::None {
+                return Err(Error::unsupported(&options.place, "a fused activation"));
+            }
+            Op::Concat { axis: options.i32(0, 0)? }
+        }
+        "RELU" => Op::Unary(Unary::RELU),
+        "DEQUANTIZE" => Op::Dequantize,
         "MEAN" => Op::Mean { keeps_dims: options.u8(0)? != 0 },
         "PAD" => Op::Pad,
         "RESHAPE" => Op::Reshape { shape: options.numbers(0)? },

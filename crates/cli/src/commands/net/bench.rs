@@ -25,7 +25,7 @@ Examples:
   edgeward net bench *.tflite --threads 1,2 --seconds 3
   edgeward net bench keyword.tflite --threads 1 --json")]
 pub struct Args {
-    /// TFLite files
+    /// TFLite or ONNX files
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// Numbers of threads
@@ -71,7 +71,7 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     for file in &args.files {
         for threads in &args.threads {
             let options = args.network.options(usize::from(*threads));
-            let mut network = super::open(file, &options)?;
+            let mut network = super::open(file, &args.network, usize::from(*threads))?;
             progress.note(&format!("Measuring {} with {threads} thread(s)", file.display()));
             let samples = measure(&mut network, Duration::from_secs_f64(args.seconds))?;
             let at = |share: f64| samples[((samples.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6;

@@ -18,7 +18,7 @@ Examples:
   edgeward net inspect keyword.tflite
   edgeward net inspect keyword.tflite --json")]
 pub struct Args {
-    /// A TFLite file
+    /// A TFLite or ONNX file
     file: PathBuf,
     /// Print JSON instead of tables
     #[arg(long)]
@@ -61,7 +61,7 @@ struct OperatorReport {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
-    let graph = super::read(&args.file)?;
+    let graph = super::read(&args.file, &args.network)?;
     let network = Network::new(&graph, &args.network.options(1))
         .map_err(|error| super::FileError { path: args.file.clone(), source: error.into() })?;
     let report = report(&graph, &network);

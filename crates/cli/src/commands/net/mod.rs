@@ -1,4 +1,4 @@
-//! `edgeward net`: small networks, from TFLite files.
+//! `edgeward net`: small networks, from TFLite and ONNX files.
 
 mod bench;
 mod inspect;
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 use edgeward_perceive::network::Port;
+use edgeward_perceive::onnx::{self, Settings};
 use edgeward_perceive::{Arithmetic, Graph, Network, Options, tflite};
 
 use crate::Outcome;
@@ -57,6 +58,17 @@ pub(super) struct NetworkArgs {
     /// Bytes that weights and activations may take, MiB
     #[arg(long, default_value_t = 1024, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
+    /// What an ONNX file leaves open: the size of a named dimension, or an integer input's value
+    #[arg(long = "set", value_name = "NAME=NUMBER,...", value_parser = setting)]
+    settings: Vec<(String, Vec<f64>)>,
+}
+
+fn setting(text: &str) -> Result<(String, Vec<f64>), String> {
+    let parsed = text.split_once('=').and_then(|(name, numbers)| {
+        let numbers: Option<Vec<f64>> = numbers.split(',').map(|number| number.trim().parse().ok()).collect();
+        Some((name.to_owned(), numbers?))
+    });
+    parsed.ok_or_else(|| "give a name and numbers, as in batch=1".to_owned())
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -66,6 +78,17 @@ enum ArithmeticArg {
 }
 
 impl NetworkArgs {
+    fn settings(&self) -> Settings {
+        let mut settings = Settings::default();
+        for (name, numbers) in &self.settings {
+            if let [size] = numbers.as_slice() {
+                settings.dims.insert(name.clone(), *size as usize);
+            }
+            settings.inputs.insert(name.clone(), numbers.clone());
+        }
+        settings
+    }
+
     pub(super) fn options(&self, n_threads: usize) -> Options {
         let arithmetic = match self.arithmetic {
             ArithmeticArg::Xnnpack => Arithmetic::Xnnpack,
@@ -100,22 +123,27 @@ impl std::error::Error for FileError {
     }
 }
 
-/// Reads the network at `path`.
-fn read(path: &Path) -> Result<Graph, FileError> {
+/// Reads the network at `path`: ONNX by its name, as its files have no mark, else TFLite.
+pub(super) fn read(path: &Path, args: &NetworkArgs) -> Result<Graph, FileError> {
     let read = || -> Result<Graph, Box<dyn std::error::Error>> {
         let size_bytes = std::fs::metadata(path)?.len();
         if size_bytes > MAX_FILE_BYTES {
             return Err(format!("it has {size_bytes} bytes, and {MAX_FILE_BYTES} are the most").into());
         }
-        Ok(tflite::read(std::fs::read(path)?.into())?)
+        let bytes = std::fs::read(path)?;
+        let is_onnx = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx"));
+        if is_onnx && bytes.get(4..8) != Some(b"TFL3") {
+            return Ok(onnx::read(&bytes.into(), &args.settings())?);
+        }
+        Ok(tflite::read(bytes.into())?)
     };
     read().map_err(|source| FileError::new(path, source))
 }
 
 /// Makes the network at `path` ready.
-pub(super) fn open(path: &Path, options: &Options) -> Result<Network, FileError> {
-    let graph = read(path)?;
-    Network::new(&graph, options).map_err(|error| FileError::new(path, error))
+pub(super) fn open(path: &Path, args: &NetworkArgs, n_threads: usize) -> Result<Network, FileError> {
+    let graph = read(path, args)?;
+    Network::new(&graph, &args.options(n_threads)).map_err(|error| FileError::new(path, error))
 }
 
 /// `int8[1, 49, 10, 1], scale 0.58, zero point 83`.

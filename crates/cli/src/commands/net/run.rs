@@ -30,7 +30,7 @@ Examples:
 An input is the network's elements (int8 or float32, little-endian), and nothing else; a network with
 several inputs takes them one after the other. A file may hold many: each is answered in turn.")]
 pub struct Args {
-    /// A TFLite file
+    /// A TFLite or ONNX file
     file: PathBuf,
     /// Files of inputs, `-` for standard input
     #[arg(required = true)]
@@ -58,7 +58,7 @@ struct Answer<'a> {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
-    let mut network = super::open(&args.file, &args.network.options(usize::from(args.threads)))?;
+    let mut network = super::open(&args.file, &args.network, usize::from(args.threads))?;
     let sink = args.output.as_deref().map(|path| File::create(path).map(BufWriter::new));
     let mut sink = sink.transpose().map_err(|error| named(args.output.as_deref(), error))?;
     for path in &args.inputs {

@@ -256,11 +256,18 @@ impl Geometry {
             let extent =
                 size[axis].checked_sub(1).and_then(|n| n.checked_mul(sliding.dilation[axis])?.checked_add(1));
             let extent = extent.ok_or_else(|| Error::malformed(place, format!("a window of {size:?}")))?;
-            if sliding.padding == Padding::Same {
-                let (total, first) = same_padding(padded[axis], extent, sliding.stride[axis]);
-                before[axis] = first;
-                padded[axis] = padded[axis].saturating_add(total);
-            }
+            let (first, total) = match sliding.padding {
+                Padding::Same => {
+                    let (total, first) = same_padding(padded[axis], extent, sliding.stride[axis]);
+                    (first, total)
+                }
+                Padding::Valid => (0, 0),
+                Padding::Explicit { before, after } => {
+                    (before[axis], before[axis].saturating_add(after[axis]))
+                }
+            };
+            before[axis] = first;
+            padded[axis] = padded[axis].saturating_add(total);
             if padded[axis] < extent {
                 return Err(Error::malformed(
                     place,

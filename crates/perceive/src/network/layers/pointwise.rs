@@ -5,7 +5,7 @@ use edgeward_kernels::net::{Add8, add32, pad as pad_image};
 use edgeward_kernels::{Isa, Pool};
 
 use crate::error::Error;
-use crate::graph::{Activation, ElementType, Node, checked_size};
+use crate::graph::{Activation, Binary, ElementType, Node, Pick, checked_size};
 use crate::network::Step;
 use crate::network::lower::{Images, Lowering};
 use crate::network::memory::{Memory, ValueId};
@@ -17,7 +17,11 @@ pub fn add(
     place: &str,
     activation: Activation,
 ) -> Result<(), Error> {
-    let [a, b] = [lowering.operand(node, 0, place)?, lowering.operand(node, 1, place)?];
+    let [a, b] = [lowering.any_operand(node, 0, place)?, lowering.any_operand(node, 1, place)?];
+    let are_floats = [a, b].iter().all(|operand| operand.tensor.element_type == ElementType::F32);
+    if are_floats && a.tensor.shape != b.tensor.shape && activation == Activation::None {
+        return super::elementwise::binary(lowering, node, place, Binary::Add);
+    }
     if a.tensor.shape != b.tensor.shape || a.tensor.element_type != b.tensor.element_type {
         let what = format!("shapes {:?} and {:?}, or different types", a.tensor.shape, b.tensor.shape);
         return Err(Error::unsupported(place, what));
@@ -42,12 +46,12 @@ pub fn add(
 /// PAD of images with zeros.
 pub fn pad(lowering: &mut Lowering<'_>, node: &Node, place: &str) -> Result<(), Error> {
     let input = lowering.operand(node, 0, place)?;
-    let from = Images::of(input.tensor, place)?;
     let paddings = node.inputs[1].and_then(|id| lowering.known(id));
     let paddings = paddings.ok_or_else(|| Error::unsupported(place, "paddings computed while it runs"))?;
     let &[0, 0, top, bottom, left, right, 0, 0] = paddings.values.as_slice() else {
-        return Err(Error::unsupported(place, format!("other than rows and columns: {:?}", paddings.values)));
+        return pad_any(lowering, node, place, &paddings.values);
     };
+    let from = Images::of(input.tensor, place)?;
     let sides = [top, bottom, left, right].map(|n| usize::try_from(n).ok());
     let [Some(top), Some(bottom), Some(left), Some(right)] = sides else {
         return Err(Error::malformed(place, format!("paddings {:?}", paddings.values)));
@@ -72,6 +76,34 @@ pub fn pad(lowering: &mut Lowering<'_>, node: &Node, place: &str) -> Result<(), 
     let step = PadStep { input: input.value, from, output: output.value, to, before: [top, left], filling };
     lowering.push(step, &[input.value, output.value]);
     Ok(())
+}
+
+/// PAD of any dimensions.
+fn pad_any(lowering: &mut Lowering<'_>, node: &Node, place: &str, paddings: &[i32]) -> Result<(), Error> {
+    let shape = &lowering.operand(node, 0, place)?.tensor.shape;
+    let (pairs, rest) = paddings.as_chunks::<2>();
+    if pairs.len() != shape.len() || !rest.is_empty() {
+        return Err(Error::malformed(place, format!("paddings {paddings:?} for shape {shape:?}")));
+    }
+    let mut to = shape.clone();
+    let mut sides = Vec::new();
+    for ([before, after], dim) in pairs.iter().zip(&mut to) {
+        let (Ok(before), Ok(after)) = (usize::try_from(*before), usize::try_from(*after)) else {
+            return Err(Error::malformed(place, format!("paddings {paddings:?}")));
+        };
+        *dim = dim.saturating_add(before).saturating_add(after);
+        sides.push((before, after));
+    }
+    // Before anything of that length is made.
+    if checked_size(&to, ElementType::F32).is_none_or(|bytes| bytes as u64 > lowering.limit_bytes()) {
+        return Err(Error::malformed(place, "its result is beyond any memory"));
+    }
+    let pick = |((before, after), len): (&(usize, usize), &usize)| {
+        let nothing = |n: &usize| std::iter::repeat_n(None, *n);
+        Pick::These(nothing(before).chain((0..*len).map(Some)).chain(nothing(after)).collect())
+    };
+    let picks: Vec<Pick> = sides.iter().zip(shape).map(pick).collect();
+    super::rearrange::take(lowering, node, place, &picks, 0.0)
 }
 
 /// Zero, as elements have it.

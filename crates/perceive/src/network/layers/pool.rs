@@ -1,10 +1,11 @@
-//! AVERAGE_POOL_2D, and MEAN over an image's rows and columns.
+//! AVERAGE_POOL_2D, MAX_POOL_2D, and MEAN over an image's rows and columns.
 
 use edgeward_kernels::memory::{floats, floats_mut};
 use edgeward_kernels::net::{Mean8, Pooling, Requant, mean8, mean32};
-use edgeward_kernels::{Isa, Pool};
+use edgeward_kernels::{Isa, Pool, Vectorized};
 
 use super::conv::same_padding;
+use super::elementwise::only_floats;
 use crate::error::Error;
 use crate::graph::{Activation, ElementType, Node, Padding, Sliding};
 use crate::network::Step;
@@ -22,18 +23,7 @@ pub fn average(
 ) -> Result<(), Error> {
     let input = lowering.operand(node, 0, place)?;
     let from = Images::of(input.tensor, place)?;
-    let (lens, mut before, mut positions) = ([from.plane.height, from.plane.width], [0; 2], [0; 2]);
-    for axis in 0..2 {
-        let (len, stride) = (lens[axis], sliding.stride[axis]);
-        if sliding.padding == Padding::Same {
-            before[axis] = same_padding(len, size[axis], stride).1;
-            positions[axis] = len.div_ceil(stride);
-        } else {
-            let room = len.checked_sub(size[axis]);
-            let room = room.ok_or_else(|| Error::malformed(place, "its window is larger than the image"))?;
-            positions[axis] = room / stride + 1;
-        }
-    }
+    let (before, positions) = windows(from, size, sliding, place)?;
     let shape = [from.n, positions[0], positions[1], from.plane.channels];
     let output = lowering.output(node, &shape, input.tensor.element_type, place)?;
     let mean = match input.tensor.element_type {
@@ -52,6 +42,116 @@ pub fn average(
     let step = MeanStep { input: input.value, from, output: output.value, to, pooling, mean };
     lowering.push(step, &[input.value, output.value]);
     Ok(())
+}
+
+/// Where windows begin, and how many there are.
+fn windows(
+    from: Images,
+    size: [usize; 2],
+    sliding: Sliding,
+    place: &str,
+) -> Result<([usize; 2], [usize; 2]), Error> {
+    let (lens, mut first, mut positions) = ([from.plane.height, from.plane.width], [0; 2], [0; 2]);
+    for axis in 0..2 {
+        let (len, stride) = (lens[axis], sliding.stride[axis]);
+        let padded = match sliding.padding {
+            Padding::Same => {
+                first[axis] = same_padding(len, size[axis], stride).1;
+                positions[axis] = len.div_ceil(stride);
+                continue;
+            }
+            Padding::Valid => len,
+            Padding::Explicit { before, after } => {
+                if before[axis] >= size[axis] || after[axis] >= size[axis] {
+                    return Err(Error::malformed(place, "a window may lie wholly in what is padded"));
+                }
+                first[axis] = before[axis];
+                len.saturating_add(before[axis]).saturating_add(after[axis])
+            }
+        };
+        let room = padded.checked_sub(size[axis]);
+        let room = room.ok_or_else(|| Error::malformed(place, "its window is larger than the image"))?;
+        positions[axis] = room / stride + 1;
+    }
+    Ok((first, positions))
+}
+
+/// MAX_POOL_2D of floats.
+pub fn max(
+    lowering: &mut Lowering<'_>,
+    node: &Node,
+    place: &str,
+    size: [usize; 2],
+    sliding: Sliding,
+    activation: Activation,
+) -> Result<(), Error> {
+    let input = lowering.operand(node, 0, place)?;
+    only_floats(input.tensor.element_type, place)?;
+    let from = Images::of(input.tensor, place)?;
+    if sliding.dilation != [1, 1] {
+        return Err(Error::unsupported(place, "dilated windows"));
+    }
+    let (before, positions) = windows(from, size, sliding, place)?;
+    let shape = [from.n, positions[0], positions[1], from.plane.channels];
+    let output = lowering.output(node, &shape, ElementType::F32, place)?;
+    lowering.count_macs(shape.iter().chain(&size).fold(1u64, |product, n| product.saturating_mul(*n as u64)));
+    let pooling = Pooling { size, stride: sliding.stride, before };
+    let to = Images::of(output.tensor, place)?;
+    let step =
+        MaxStep { input: input.value, from, output: output.value, to, pooling, range: activation.range() };
+    lowering.push(step, &[input.value, output.value]);
+    Ok(())
+}
+
+struct MaxStep {
+    input: ValueId,
+    from: Images,
+    output: ValueId,
+    to: Images,
+    pooling: Pooling,
+    range: (f32, f32),
+}
+
+impl Step for MaxStep {
+    fn run(&self, memory: &mut Memory, _: &mut Pool, isa: Isa) {
+        let ([input, _], output) = memory.three([self.input; 2], self.output);
+        let images = floats(input).chunks_exact(self.from.plane.len());
+        for (image, output) in images.zip(floats_mut(output).chunks_exact_mut(self.to.plane.len())) {
+            isa.vectorize(MaxTask { step: self, image, output });
+        }
+    }
+}
+
+struct MaxTask<'a> {
+    step: &'a MaxStep,
+    image: &'a [f32],
+    output: &'a mut [f32],
+}
+
+impl Vectorized for MaxTask<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        let MaxStep { from, to, pooling, range, .. } = self.step;
+        let (from, channels) = (from.plane, from.plane.channels);
+        let span = |axis: usize, position: usize, len: usize| {
+            let start = position * pooling.stride[axis];
+            let end = (start + pooling.size[axis]).saturating_sub(pooling.before[axis]).min(len);
+            start.saturating_sub(pooling.before[axis])..end
+        };
+        for (i, pixel) in self.output.chunks_exact_mut(channels).enumerate() {
+            pixel.fill(f32::NEG_INFINITY);
+            for y in span(0, i / to.plane.width, from.height) {
+                for x in span(1, i % to.plane.width, from.width) {
+                    let other = &self.image[(y * from.width + x) * channels..][..channels];
+                    for (a, b) in pixel.iter_mut().zip(other) {
+                        *a = if *b > *a || b.is_nan() { *b } else { *a };
+                    }
+                }
+            }
+            pixel.iter_mut().for_each(|x| *x = x.clamp(range.0, range.1));
+        }
+    }
 }
 
 /// MEAN.

@@ -1,0 +1,396 @@
+//! `edgeward see`: what a network sees in images.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use edgeward_perceive::Network;
+use edgeward_perceive::vision::boxes::{Detection, Detector};
+use edgeward_perceive::vision::draw::{Canvas, colour};
+use edgeward_perceive::vision::{Filter, Fit, Image, Limits, Preparation, Resizing, decode, resize, top};
+use serde::Serialize;
+
+use super::net::{FileError, NetworkArgs, open};
+use crate::Outcome;
+use crate::output::print_line;
+use crate::store::{Progress, Verbosity};
+
+/// Bytes of the largest image file.
+const MAX_FILE_BYTES: u64 = 256 << 20;
+/// Images of a folder.
+const MAX_IMAGES: usize = 1_000_000;
+/// Names that end so are taken from a folder.
+const EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "bmp"];
+/// Images with a shorter longer side than this are drawn larger, or there would be no room for words.
+const DRAWN_PIXELS: usize = 320;
+
+/// Look at images: the likeliest classes of each, or boxes around what a detector finds
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  edgeward see person.jpg --model presence.tflite --labels nobody,person
+  edgeward see leaves/ --model leaves.tflite --labels leaves.txt --json
+  edgeward see leaf.jpg --model leaves.tflite -o seen.png
+  curl -s https://example.org/a.jpg | edgeward see - --model leaves.tflite
+
+Images are PNG, JPEG or BMP, and are turned as their EXIF data says. How they must be cut, resized and scaled depends
+on how the network was trained: where the defaults do not fit, say so with --fit, --resize and --range.
+Boxes come from MediaPipe's face detector (short range), which is known by its shapes.")]
+pub struct Args {
+    /// Images, folders of images, `-` for an image on standard input
+    #[arg(required = true)]
+    images: Vec<PathBuf>,
+    /// A TFLite or ONNX file
+    #[arg(long, short)]
+    model: PathBuf,
+    /// A file with a name for each class, one to a line, or the names, separated by commas [default: their numbers]
+    #[arg(long, short)]
+    labels: Option<String>,
+    /// Classes to show of each image
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    top: u16,
+    /// How sure a detector must be of a box
+    #[arg(long, default_value_t = 0.5, value_parser = super::hear::probability)]
+    threshold: f32,
+    /// What becomes of an image whose proportions are not the network's
+    /// [default: stretch; pad for detectors]
+    #[arg(long, value_enum)]
+    fit: Option<FitArg>,
+    /// Whose resizing, and which
+    #[arg(long, value_enum, default_value = "bilinear")]
+    resize: ResizeArg,
+    /// What black and white are to the network [default: all that an eight-bit input can hold; 0,1 for floats]
+    #[arg(long, value_name = "LOW,HIGH", value_parser = range, allow_hyphen_values = true)]
+    range: Option<(f32, f32)>,
+    /// Write the image with what was seen in it to a PNG file; a folder where there are several images
+    #[arg(long, short)]
+    output: Option<PathBuf>,
+    /// Print a line of JSON for each image
+    #[arg(long)]
+    json: bool,
+    /// Threads
+    #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: u16,
+    #[command(flatten)]
+    network: NetworkArgs,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum FitArg {
+    /// Stretch it
+    Stretch,
+    /// Take the largest part in its middle that has the right ones
+    Crop,
+    /// Fill it up with grey
+    Pad,
+}
+
+/// Names without a prefix are Pillow's.
+#[derive(Clone, Copy, ValueEnum)]
+enum ResizeArg {
+    Nearest,
+    Box,
+    Bilinear,
+    Hamming,
+    Bicubic,
+    Lanczos,
+    TfNearest,
+    TfBilinear,
+    /// With antialias=True
+    TfAntialias,
+}
+
+impl Args {
+    fn preparation(&self, detector: Option<Detector>) -> Preparation {
+        let usual = if detector.is_some() { FitArg::Pad } else { FitArg::Stretch };
+        let fit = match self.fit.unwrap_or(usual) {
+            FitArg::Stretch => Fit::Stretch,
+            FitArg::Crop => Fit::Crop,
+            FitArg::Pad => Fit::Pad,
+        };
+        let resizing = match self.resize {
+            ResizeArg::Nearest => Resizing::Pillow(Filter::Nearest),
+            ResizeArg::Box => Resizing::Pillow(Filter::Box),
+            ResizeArg::Bilinear => Resizing::Pillow(Filter::Bilinear),
+            ResizeArg::Hamming => Resizing::Pillow(Filter::Hamming),
+            ResizeArg::Bicubic => Resizing::Pillow(Filter::Bicubic),
+            ResizeArg::Lanczos => Resizing::Pillow(Filter::Lanczos),
+            ResizeArg::TfNearest => Resizing::TensorFlowNearest,
+            ResizeArg::TfBilinear => Resizing::TensorFlowBilinear,
+            ResizeArg::TfAntialias => Resizing::TensorFlowAntialias,
+        };
+        Preparation { fit, resizing, range: self.range.or_else(|| detector.map(Detector::range)) }
+    }
+}
+
+fn range(text: &str) -> Result<(f32, f32), String> {
+    let numbers: Option<Vec<f32>> = text.split(',').map(|number| number.trim().parse().ok()).collect();
+    match numbers.as_deref() {
+        Some([low, high]) if low.is_finite() && high.is_finite() && low != high => Ok((*low, *high)),
+        _ => Err("give two numbers, as in -1,1".to_owned()),
+    }
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    file: &'a str,
+    width: usize,
+    height: usize,
+    classes: Vec<Class<'a>>,
+    /// Of a detector, which has no classes of the whole image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    boxes: Option<Vec<BoxReport<'a>>>,
+}
+
+/// In pixels of the image.
+#[derive(Serialize)]
+struct BoxReport<'a> {
+    label: &'a str,
+    score: f32,
+    left: f32,
+    top: f32,
+    right: f32,
+    bottom: f32,
+}
+
+/// What was seen.
+enum Seen {
+    /// The likeliest classes and their scores.
+    Classes(Vec<(usize, f32)>),
+    Boxes(Vec<Detection>),
+}
+
+#[derive(Serialize)]
+struct Class<'a> {
+    class: usize,
+    label: &'a str,
+    score: f32,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
+    let mut network = open(&args.model, &args.network, args.threads.into())?;
+    let detector = Detector::of(&network);
+    let labels = match (detector, &args.labels) {
+        (Some(detector), None) => detector.labels().iter().map(|label| (*label).to_owned()).collect(),
+        (Some(detector), labels_given) => labels(labels_given.as_deref(), detector.labels().len())?,
+        (None, labels_given) => {
+            let n_classes = classes(&network).map_err(|what| FileError::new(&args.model, what))?;
+            labels(labels_given.as_deref(), n_classes)?
+        }
+    };
+    let paths = paths(&args.images)?;
+    let into_folder = paths.len() > 1 || args.images.iter().any(|path| path.is_dir());
+    if let (Some(folder), true) = (&args.output, into_folder) {
+        fs::create_dir_all(folder).map_err(|error| FileError::new(folder, error))?;
+    }
+    let progress = Progress::new(verbosity);
+    for (i, path) in paths.iter().enumerate() {
+        if paths.len() > 1 && i % 100 == 0 {
+            progress.note(&format!("Looking at image {} of {}", i + 1, paths.len()));
+        }
+        let image = load(path)?;
+        let seen = see(args, &mut network, detector, &image).map_err(|error| FileError::new(path, error))?;
+        report(args, path, &image, &labels, &seen)?;
+        if let Some(output) = &args.output {
+            let target = if into_folder { output.join(drawn_name(path, i)) } else { output.clone() };
+            fs::write(&target, draw(&image, &labels, &seen))
+                .map_err(|error| FileError::new(&target, error))?;
+        }
+    }
+    Ok(())
+}
+
+/// Classes that the network tells apart.
+fn classes(network: &Network) -> Result<usize, String> {
+    match (network.inputs(), network.outputs()) {
+        ([_], [output]) if output.shape.iter().filter(|dim| **dim != 1).count() <= 1 => {
+            Ok(output.n_elements())
+        }
+        ([_], outputs) => {
+            let shapes: Vec<&[usize]> = outputs.iter().map(|output| output.shape.as_slice()).collect();
+            Err(format!("its outputs {shapes:?} are not one score for each class: use `edgeward net run`"))
+        }
+        (inputs, _) => {
+            Err(format!("it has {} inputs, and an image is one: use `edgeward net run`", inputs.len()))
+        }
+    }
+}
+
+/// What was given, with folders opened: their images in the order of their names, folders within folders too.
+fn paths(given: &[PathBuf]) -> Result<Vec<PathBuf>, Box<dyn std::error::Error>> {
+    let mut paths = Vec::new();
+    for path in given {
+        if path.is_dir() {
+            let before = paths.len();
+            collect(path, &mut paths)?;
+            if paths.len() == before {
+                return Err(
+                    format!("{}: there are no images ({})", path.display(), EXTENSIONS.join(", ")).into()
+                );
+            }
+        } else {
+            paths.push(path.clone());
+        }
+    }
+    Ok(paths)
+}
+
+fn collect(folder: &Path, paths: &mut Vec<PathBuf>) -> Outcome {
+    let named = |error: io::Error| FileError::new(folder, error);
+    let mut entries: Vec<fs::DirEntry> =
+        fs::read_dir(folder).map_err(named)?.collect::<Result<_, _>>().map_err(named)?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let path = entry.path();
+        // Links to folders are not followed: they may lead in circles.
+        if entry.file_type().map_err(named)?.is_dir() {
+            collect(&path, paths)?;
+        } else if path
+            .extension()
+            .is_some_and(|e| EXTENSIONS.iter().any(|known| e.eq_ignore_ascii_case(known)))
+        {
+            paths.push(path);
+        }
+        if paths.len() > MAX_IMAGES {
+            return Err(format!("more than {MAX_IMAGES} images: give parts of the folder").into());
+        }
+    }
+    Ok(())
+}
+
+/// The image at `path`.
+pub(super) fn load(path: &Path) -> Result<Image, FileError> {
+    let read = || -> Result<Image, Box<dyn std::error::Error>> {
+        let mut bytes = Vec::new();
+        let mut bytes_of = |source: &mut dyn Read| source.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes);
+        if path.as_os_str() == "-" {
+            bytes_of(&mut io::stdin())?
+        } else {
+            bytes_of(&mut fs::File::open(path)?)?
+        };
+        if bytes.len() as u64 > MAX_FILE_BYTES {
+            return Err(format!("it has more than {MAX_FILE_BYTES} bytes").into());
+        }
+        Ok(decode(&bytes, &Limits::default())?)
+    };
+    read().map_err(|source| FileError::new(path, source))
+}
+
+fn see(
+    args: &Args,
+    network: &mut Network,
+    detector: Option<Detector>,
+    image: &Image,
+) -> Result<Seen, Box<dyn std::error::Error>> {
+    let (values, placement) = args.preparation(detector).prepare(image, &network.inputs()[0])?;
+    network.set_input(0, &values)?;
+    network.run();
+    if let Some(detector) = detector {
+        return Ok(Seen::Boxes(detector.detections(network, &placement, args.threshold)));
+    }
+    let mut scores = vec![0.0; network.outputs()[0].n_elements()];
+    network.output(0, &mut scores)?;
+    Ok(Seen::Classes(top(&scores, args.top.into())))
+}
+
+fn report(args: &Args, path: &Path, image: &Image, labels: &[String], seen: &Seen) -> Outcome {
+    let file = path.display().to_string();
+    let (width, height) = (image.width(), image.height());
+    if args.json {
+        let (classes, boxes) = match seen {
+            Seen::Classes(seen) => {
+                let class = |(class, score): &(usize, f32)| Class {
+                    class: *class,
+                    label: &labels[*class],
+                    score: *score,
+                };
+                (seen.iter().map(class).collect(), None)
+            }
+            Seen::Boxes(found) => {
+                let one = |found: &Detection| {
+                    let Detection { left, top, right, bottom, class, score } = *found;
+                    BoxReport { label: &labels[class], score, left, top, right, bottom }
+                };
+                (Vec::new(), Some(found.iter().map(one).collect()))
+            }
+        };
+        print_line(&serde_json::to_string(&Report { file: &file, width, height, classes, boxes })?)?;
+        return Ok(());
+    }
+    match seen {
+        Seen::Classes(seen) => {
+            let seen = seen.iter().map(|(class, score)| format!("{} ({score:.2})", labels[*class]));
+            print_line(&format!("{file}: {}", seen.collect::<Vec<_>>().join(", ")))?;
+        }
+        Seen::Boxes(found) if found.is_empty() => print_line(&format!("{file}: nothing"))?,
+        Seen::Boxes(found) => {
+            for found in found {
+                let Detection { left, top, right, bottom, class, score } = found;
+                print_line(&format!(
+                    "{file}: {} ({score:.2}) at {left:.0},{top:.0} to {right:.0},{bottom:.0}",
+                    labels[*class]
+                ))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Of a drawn image in a folder: numbered, as images of several folders may have one name.
+fn drawn_name(path: &Path, idx: usize) -> String {
+    let stem = path.file_stem().map_or_else(|| "-".into(), |stem| stem.to_string_lossy());
+    format!("{idx:06}-{stem}.png")
+}
+
+/// The image with words on it, as a PNG file.
+fn draw(image: &Image, labels: &[String], seen: &Seen) -> Vec<u8> {
+    let times = (DRAWN_PIXELS / image.width().max(image.height())).max(1);
+    let image = if times == 1 {
+        image.clone()
+    } else {
+        resize::pillow(image, image.width() * times, image.height() * times, Filter::Nearest)
+    };
+    let mut canvas = Canvas::new(&image);
+    match seen {
+        Seen::Classes(seen) => {
+            for (line, (class, score)) in seen.iter().enumerate() {
+                let y = (line * canvas.line_height()) as f32;
+                canvas.text(0.0, y, &format!("{} {score:.2}", labels[*class]));
+            }
+        }
+        Seen::Boxes(found) => {
+            let times = times as f32;
+            for found in found {
+                let (left, top) = (found.left * times, found.top * times);
+                canvas.outline((left, top), (found.right * times, found.bottom * times), colour(found.class));
+                let line = canvas.line_height() as f32;
+                let text = format!("{} {:.2}", labels[found.class], found.score);
+                canvas.text(left.max(0.0), (top - line).max(0.0), &text);
+            }
+        }
+    }
+    canvas.to_png()
+}
+
+/// A name for each class: from a file, or from the text itself.
+pub(super) fn labels(
+    given: Option<&str>,
+    n_classes: usize,
+) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+    let Some(given) = given else {
+        return Ok((0..n_classes).map(|class| format!("class {class}")).collect());
+    };
+    let labels: Vec<String> = if Path::new(given).is_file() {
+        let text = fs::read_to_string(given).map_err(|error| FileError::new(Path::new(given), error))?;
+        text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
+    } else {
+        given.split(',').map(|label| label.trim().to_owned()).collect()
+    };
+    if labels.len() != n_classes {
+        let n_labels = labels.len();
+        return Err(format!("{n_labels} labels in {given} for {n_classes} classes: name each once").into());
+    }
+    Ok(labels)
+}

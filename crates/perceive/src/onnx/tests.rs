@@ -1,0 +1,168 @@
+//! One test for each way in which a file can lie.
+
+use std::sync::Arc;
+
+use super::{Settings, read};
+use crate::error::Error;
+use crate::graph::Graph;
+use crate::network::{Network, Options};
+
+fn file(name: &str) -> Vec<u8> {
+    let path = format!("{}/../../testdata/onnx/{name}", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read(path).unwrap()
+}
+
+fn read_bytes(bytes: &[u8]) -> Result<Graph, Error> {
+    let mut settings = Settings::default();
+    settings.inputs.insert("rate".into(), vec![16000.0]);
+    read(&Arc::from(bytes), &settings)
+}
+
+fn varint(mut value: u64) -> Vec<u8> {
+    let mut bytes = vec![];
+    while value >= 0x80 {
+        bytes.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    bytes.push(value as u8);
+    bytes
+}
+
+/// A field of bytes.
+fn field(number: u64, content: &[u8]) -> Vec<u8> {
+    [varint(number << 3 | 2), varint(content.len() as u64), content.to_vec()].concat()
+}
+
+fn int(number: u64, value: i64) -> Vec<u8> {
+    [varint(number << 3), varint(value as u64)].concat()
+}
+
+fn node(op: &str, inputs: &[&str], output: &str, attributes: &[Vec<u8>]) -> Vec<u8> {
+    let inputs = inputs.iter().flat_map(|input| field(1, input.as_bytes()));
+    let attributes = attributes.iter().flat_map(|attribute| field(5, attribute));
+    let rest = [field(2, output.as_bytes()), field(4, op.as_bytes())].concat();
+    field(1, &inputs.chain(rest).chain(attributes).collect::<Vec<u8>>())
+}
+
+/// An input or output of floats.
+fn value(number: u64, name: &str, shape: &[i64]) -> Vec<u8> {
+    let dims: Vec<u8> = shape.iter().flat_map(|dim| field(1, &int(1, *dim))).collect();
+    let kind = field(1, &[int(1, 1), field(2, &dims)].concat());
+    field(number, &[field(1, name.as_bytes()), field(2, &kind)].concat())
+}
+
+/// A list of integers among the weights.
+fn weights(name: &str, values: &[i64]) -> Vec<u8> {
+    let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    field(5, &[int(1, values.len() as i64), int(2, 7), field(8, name.as_bytes()), field(9, &raw)].concat())
+}
+
+fn model(graph: &[Vec<u8>]) -> Vec<u8> {
+    [field(8, &int(2, 13)), field(7, &graph.concat())].concat()
+}
+
+#[track_caller]
+fn refused(graph: &[Vec<u8>], expected: &str) {
+    let error = read_bytes(&model(graph)).unwrap_err().to_string();
+    assert!(error.contains(expected), "{error}");
+}
+
+#[test]
+fn a_file_that_is_right() {
+    let (x, y) = (value(11, "x", &[2, 3]), value(12, "y", &[2, 3]));
+    let graph = read_bytes(&model(&[x, y, node("Relu", &["x"], "y", &[])])).unwrap();
+    assert_eq!(graph.nodes.len(), 1);
+    assert_eq!(graph.tensors[graph.outputs[0]].name, "y");
+}
+
+#[test]
+fn another_file() {
+    for bytes in [&b""[..], b"GGUF\x03\0\0\0", b"nothing of the kind"] {
+        assert!(matches!(read_bytes(bytes), Err(Error::Malformed { .. })));
+    }
+    let error = read_bytes(&[field(8, &int(2, 99)), field(7, &[])].concat()).unwrap_err();
+    assert!(error.to_string().contains("version 99"), "{error}");
+}
+
+#[test]
+fn damage_anywhere_is_an_error_or_another_network() {
+    for name in ["image.onnx", "image_qdq.onnx", "recurrent.onnx", "attention.onnx"] {
+        let whole = file(name);
+        for n in (0..whole.len()).step_by(5) {
+            let _ = read_bytes(&whole[..n]);
+            for flip in [0x01, 0x80, 0xff] {
+                let mut damaged = whole.clone();
+                damaged[n] ^= flip;
+                if let Ok(graph) = read_bytes(&damaged) {
+                    let options = Options { limit_bytes: 1 << 20, ..Options::default() };
+                    if let Ok(mut network) = Network::new(&graph, &options)
+                        && network.cost().macs < 1 << 20
+                    {
+                        network.run();
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn names_that_lead_nowhere_or_in_circles() {
+    let (x, y) = (value(11, "x", &[2]), value(12, "y", &[2]));
+    refused(&[x.clone(), y.clone(), node("Relu", &["z"], "y", &[])], "used before it is computed");
+    let circle = [node("Relu", &["b"], "a", &[]), node("Relu", &["a"], "b", &[])].concat();
+    refused(&[x.clone(), value(12, "a", &[2]), circle], "used before it is computed");
+    refused(&[x, y], "never computed");
+}
+
+#[test]
+fn what_cannot_be_computed_is_named() {
+    let (x, y) = (value(11, "x", &[2, 2]), value(12, "y", &[2, 2]));
+    refused(&[x.clone(), y.clone(), node("Det", &["x"], "y", &[])], "Det");
+    refused(&[x.clone(), y.clone(), node("Relu", &[], "y", &[])], "left out");
+    let wrong = node("MatMul", &["x", "w"], "y", &[]);
+    refused(&[x, value(11, "w", &[3, 2]), y, wrong], "do not fit");
+}
+
+#[test]
+fn huge_things_in_few_bytes() {
+    let (x, y) = (value(11, "x", &[2]), value(12, "y", &[2]));
+    let big = i64::MAX / 2;
+    for (op, inputs, list) in [
+        ("ConstantOfShape", &["n"][..], &[big, big][..]),
+        ("Expand", &["x", "n"], &[big, 2]),
+        ("Tile", &["x", "n"], &[big]),
+        ("Pad", &["x", "n"], &[big, big]),
+        ("Reshape", &["x", "n"], &[big, big]),
+    ] {
+        let graph = [x.clone(), y.clone(), weights("n", list), node(op, inputs, "y", &[])];
+        let error = read_bytes(&model(&graph)).unwrap_err().to_string();
+        assert!(
+            ["beyond any memory", "cannot become", "do not fit"].iter().any(|w| error.contains(w)),
+            "{op}: {error}"
+        );
+    }
+    refused(&[value(11, "x", &[big, big]), y.clone(), node("Relu", &["x"], "y", &[])], "beyond any memory");
+    // Doubled again and again.
+    let mut graph = vec![x, y, weights("n", &[2])];
+    for i in 0..60 {
+        let (from, to) = (if i == 0 { "x".into() } else { format!("t{i}") }, format!("t{}", i + 1));
+        graph.push(node("Tile", &[&from, "n"], &to, &[]));
+    }
+    refused(&graph, "elements of constants are made");
+}
+
+#[test]
+fn graphs_within_graphs_without_end() {
+    let mut graph = node("Identity", &["x"], "y", &[]);
+    for _ in 0..20 {
+        let branch = [field(1, b"then_branch"), field(6, &graph)].concat();
+        graph = node("If", &["c"], "y", &[branch]);
+    }
+    refused(&[graph], "deep");
+}
+
+#[test]
+fn every_operator_is_listed_once_and_in_order() {
+    assert!(super::OPERATORS.is_sorted_by(|a, b| a < b));
+}
