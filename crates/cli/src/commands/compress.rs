@@ -300,7 +300,12 @@ pub fn run(args: &Args, verbosity: Verbosity) -> crate::Outcome {
     progress.finish();
     let reports = match outcome {
         Err(_) if cancel.is_cancelled() => {
-            return Err("interrupted; the same command goes on from here".into());
+            let message = if job.goal().is_some() {
+                "interrupted; the same command prunes again, and takes up what was measured and rounded after that"
+            } else {
+                "interrupted; the same command goes on from here"
+            };
+            return Err(message.into());
         }
         outcome => outcome?,
     };
