@@ -11,7 +11,7 @@
 //! scheduler    who computes what next                                  -> engine
 //! ```
 //!
-//! This crate knows no disks but the files of keys and certificates, and no terminal: models are handed in open, and
+//! This crate knows no disks but the files of keys, certificates and kept prompts, and no terminal: models are handed in open, and
 //! what happens is told by what functions return.
 #![forbid(unsafe_code)]
 

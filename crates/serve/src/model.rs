@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use crate::encoder::{self, Job};
 use crate::error::ApiError;
 use crate::metrics::Histograms;
+use crate::scheduler::disk::DiskCache;
 use crate::scheduler::{
     Event, Failure, FinishReason, Limits, Rejection, Request, RequestId, Scheduler, Snapshot, TokenLogprob,
 };
@@ -93,7 +94,7 @@ pub struct Tally {
 }
 
 impl ServedModel {
-    /// Starts the thread.
+    /// Starts the thread; with `disk`, prompts outlive it.
     ///
     /// # Errors
     /// If the system gives no thread.
@@ -102,9 +103,10 @@ impl ServedModel {
         text: ModelText,
         engine: Engine,
         limits: Limits,
+        disk: Option<DiskCache>,
     ) -> std::io::Result<ServedModel> {
         let (sender, receiver) = mpsc::sync_channel(CHANNEL_LEN);
-        let scheduler = Scheduler::new(engine, Arc::clone(text.tokenizer()), limits);
+        let scheduler = Scheduler::new(engine, Arc::clone(text.tokenizer()), limits, disk);
         let run = move |published: &Mutex<Snapshot>| serve(scheduler, &receiver, published);
         ServedModel::spawn(info, text, Sender::Generator(sender), run)
     }
@@ -239,9 +241,18 @@ fn serve(mut scheduler: Scheduler, receiver: &mpsc::Receiver<Submission>, publis
     let mut listeners: HashMap<RequestId, UnboundedSender<Event>> = HashMap::new();
     loop {
         if scheduler.is_idle() {
-            match receiver.recv() {
-                Ok(submission) => take(&mut scheduler, &mut listeners, submission),
-                Err(mpsc::RecvError) => return,
+            // Between two requests; a page takes a millisecond or two.
+            let next = match receiver.try_recv() {
+                Err(mpsc::TryRecvError::Empty) if scheduler.restore() => {
+                    *lock(published) = scheduler.snapshot();
+                    continue;
+                }
+                Err(mpsc::TryRecvError::Empty) => receiver.recv().ok(),
+                other => other.ok(),
+            };
+            match next {
+                Some(submission) => take(&mut scheduler, &mut listeners, submission),
+                None => return,
             }
         }
         while let Ok(submission) = receiver.try_recv() {

@@ -14,6 +14,7 @@ use edgeward_model::chat::ChatTemplate;
 use edgeward_model::{EncoderModel, Model};
 use edgeward_serve::keys::{KeyFile, KeyRing};
 use edgeward_serve::scheduler::Limits;
+use edgeward_serve::scheduler::disk::{self, DiskCache};
 use edgeward_serve::{
     BoundServer, ModelInfo, ModelKind, ModelText, ServedModel, ServerConfig, ServerOptions, tls,
 };
@@ -69,6 +70,13 @@ pub struct Args {
     /// Memory for keys and values of prompts that may come again, MiB [default: a sixteenth of what is free]
     #[arg(long, value_name = "MIB")]
     cache_memory: Option<u64>,
+    /// Keep computed prompts in this folder, encrypted, so that they need not be computed again after a restart; a page of 64
+    /// tokens is a file, so mind what it writes [default: nowhere]
+    #[arg(long, value_name = "DIR")]
+    disk_cache: Option<PathBuf>,
+    /// Size of these files, for each model, at most, MiB
+    #[arg(long, default_value_t = 1024, value_name = "MIB")]
+    disk_cache_size: u32,
     /// Tokens of an answer where the request does not say
     #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: u32,
@@ -239,7 +247,17 @@ fn start_model(
         kv_bytes: share(args.kv_memory, KV_SHARE),
         cache_bytes: share(args.cache_memory, CACHE_SHARE),
     };
-    Ok(ServedModel::start(info, text, engine, limits)?)
+    let disk = match &args.disk_cache {
+        None => None,
+        Some(dir) => {
+            let page_bytes = engine.kv_bytes(1);
+            let room = (page_bytes, limits.cache_bytes / page_bytes);
+            let max_bytes = u64::from(args.disk_cache_size) << 20;
+            let key_path = Store::open()?.cache_key_path();
+            Some(DiskCache::open(dir, &key_path, disk::model_id(&model, &engine), max_bytes, room)?)
+        }
+    };
+    Ok(ServedModel::start(info, text, engine, limits, disk)?)
 }
 
 /// A model that makes vectors of texts.
