@@ -136,9 +136,8 @@ fn scope_of(path: &str) -> Option<Need> {
         "/health" | "/ready" => None,
         "/metrics" => Some(Need::Scope(Scope::Admin)),
         "/v1/embeddings" | "/v1/rerank" | "/api/embed" => Some(Need::Scope(Scope::Embed)),
-        "/v1/models" | "/tokenize" | "/detokenize" | "/api/tags" | "/api/show" | "/api/version" => {
-            Some(Need::Any)
-        }
+        "/v1/models" | "/openapi.json" | "/tokenize" | "/detokenize" | "/api/tags" | "/api/show"
+        | "/api/version" => Some(Need::Any),
         _ if path.starts_with("/v1/models/") => Some(Need::Any),
         _ if page::is_page(path) => None,
         _ => Some(Need::Scope(Scope::Chat)),
