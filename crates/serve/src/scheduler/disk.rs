@@ -223,9 +223,27 @@ impl DiskCache {
         None
     }
 
-    /// Whether there is more to be read back.
-    pub fn is_restoring(&self) -> bool {
-        !self.pending.is_empty()
+    /// Reads those pages back that a prompt begins with, if they have not been yet: who asks soon after the start need not
+    /// wait until all are there. The longest beginning that could be read.
+    pub fn restore_prompt(&mut self, engine: &mut Engine, prompt: &[u32]) -> Option<Sequence> {
+        let mut longest = None;
+        let mut parent = Name::default();
+        for tokens in prompt.as_chunks::<PAGE_LEN>().0 {
+            if self.pending.is_empty() {
+                break;
+            }
+            let name = self.seal.name(&parent, tokens);
+            if !self.restored.contains_key(&name) {
+                // What is not there, or cannot be read, is computed; `restore` sees to a damaged file.
+                let Some(at) = self.pending.iter().position(|(pending, _)| *pending == name) else { break };
+                let Some(sequence) = self.read(engine, name, parent) else { break };
+                self.pending.remove(at);
+                self.restored.insert(name, sequence.fork());
+                longest = Some(sequence);
+            }
+            parent = name;
+        }
+        longest
     }
 
     fn read(&self, engine: &mut Engine, name: Name, parent: Name) -> Option<Sequence> {

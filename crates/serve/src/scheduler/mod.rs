@@ -459,6 +459,12 @@ impl Scheduler {
             let (id, request) = self.waiting.remove(0);
             let (phase, n_cached) = match request.task {
                 Task::Generate => {
+                    let disk = self.disk.as_mut();
+                    if let Some(kept) =
+                        disk.and_then(|disk| disk.restore_prompt(&mut self.engine, &request.prompt))
+                    {
+                        self.cache.insert(&kept);
+                    }
                     // The last token is computed in any case: its logits are wanted.
                     let found = self.cache.find(&request.prompt, request.prompt.len() - 1);
                     let sequence = found.unwrap_or_else(|| self.engine.new_sequence());
