@@ -858,6 +858,76 @@ fn embeddings_and_ranking() {
 
 /// Every value within `value`, by its JSON pointer.
 #[test]
+fn models_come_and_go_without_a_lost_request() {
+    let sandbox = Sandbox::new();
+    let server = serve(&sandbox, &["--allow-load"]);
+    let (llama, qwen) = (tiny("llama.gguf"), tiny("qwen2.gguf"));
+    let ask = || server.post("/v1/chat/completions", &with(chat("Hello"), json!({ "model": "llama" })));
+    let before = content(&ask());
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let answers = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut answers = Vec::new();
+                    while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                        answers.push(content(&ask()));
+                    }
+                    answers
+                })
+            })
+            .collect();
+        for with in [&qwen, &llama, &qwen] {
+            let said = server.post("/admin/models/swap", &json!({ "model": "llama", "with": with })).json();
+            assert_eq!(said["name"], "llama");
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect::<Vec<String>>()
+    });
+    let after = content(&ask());
+    assert_ne!(before, after, "another model answers");
+    assert!(answers.iter().all(|answer| *answer == before || *answer == after));
+    assert!(answers.contains(&before));
+
+    let names = || {
+        let list = server.get("/v1/models").json()["data"].clone();
+        list.as_array()
+            .unwrap()
+            .iter()
+            .map(|model| model["id"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let load = |model: &str| server.post("/admin/models/load", &json!({ "model": model }));
+    assert_eq!(load(&qwen).json()["loaded"], "qwen2");
+    assert_eq!(names(), ["llama", "qwen2"]);
+    assert_eq!((load(&qwen).status, load("/no/such/file.gguf").status), (409, 400));
+    let unload = |model: &str| server.post("/admin/models/unload", &json!({ "model": model }));
+    assert_eq!(unload("llama").json()["unloaded"], json!(["llama"]));
+    assert_eq!((ask().status, unload("llama").status), (404, 404));
+    // The first that is left is the default.
+    assert_eq!(server.post("/v1/chat/completions", &chat("Hello")).json()["model"], "qwen2");
+    assert_eq!(unload("qwen2").status, 200);
+    let (status, _, message) = server.post("/v1/chat/completions", &chat("Hello")).error();
+    assert!(status == 404 && message.contains("no model"), "{message}");
+    assert_eq!(load(&llama).json()["loaded"], "llama");
+    assert_eq!(content(&ask()), before);
+
+    // Closed unless opened.
+    let server = serve(&sandbox, &[]);
+    let said = server.post("/admin/models/load", &json!({ "model": qwen }));
+    assert_eq!(said.status, 403, "{}", said.body);
+    let key = sandbox.run(&["keys", "add", "app", "--scope", "chat,embed"]).success();
+    let server = serve(&sandbox, &["--allow-load", "--require-keys"]);
+    let bearer = format!("Bearer {}", key.trim_end());
+    for path in ["load", "unload", "swap"] {
+        let path = format!("/admin/models/{path}");
+        let headers = [("authorization", bearer.as_str())];
+        assert_eq!(server.post_with(&path, &headers, &json!({ "model": "llama", "with": qwen })).status, 403);
+        assert_eq!(server.post(&path, &json!({ "model": "llama" })).status, 401);
+    }
+}
+
+#[test]
 fn prompts_outlive_a_restart() {
     let sandbox = Sandbox::new();
     let dir = sandbox.path("prompts").display().to_string();

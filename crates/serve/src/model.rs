@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
 use edgeward_engine::{Encoder, Engine};
@@ -69,6 +69,8 @@ pub struct ServedModel {
     sender: Mutex<Option<Sender>>,
     snapshot: Arc<Mutex<Snapshot>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Microseconds since 1970.
+    last_used: AtomicU64,
 }
 
 /// The way to the thread.
@@ -146,6 +148,7 @@ impl ServedModel {
             sender: Mutex::new(Some(sender)),
             snapshot,
             thread: Mutex::new(Some(thread)),
+            last_used: AtomicU64::new(0),
         })
     }
 
@@ -154,11 +157,29 @@ impl ServedModel {
         *lock(&self.snapshot)
     }
 
+    /// It is asked now.
+    pub(crate) fn touch(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.last_used.store(now.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// When it was asked last, in microseconds since 1970; 0 if never.
+    pub(crate) fn last_used(&self) -> u64 {
+        self.last_used.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing was under way or waiting after the last pass.
+    pub(crate) fn is_idle(&self) -> bool {
+        let snapshot = self.snapshot();
+        snapshot.n_active + snapshot.n_waiting == 0
+    }
+
     /// Hands a request to the thread.
     ///
     /// # Errors
     /// If it is not taken on.
     pub async fn submit(self: &Arc<Self>, request: Request, tally: &Arc<Tally>) -> Result<Answers, ApiError> {
+        self.touch();
         let Sender::Generator(sender) = lock(&self.sender).clone().ok_or_else(stopping)? else {
             return Err(self.only_encodes());
         };
@@ -193,6 +214,7 @@ impl ServedModel {
         deadline: Instant,
         tally: &Tally,
     ) -> Result<Vec<Vec<f32>>, ApiError> {
+        self.touch();
         let Some(Sender::Encoder(sender)) = lock(&self.sender).clone() else {
             return Err(stopping());
         };
@@ -239,6 +261,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// The thread: until no more requests can come and all are done.
 fn serve(mut scheduler: Scheduler, receiver: &mpsc::Receiver<Submission>, published: &Mutex<Snapshot>) {
     let mut listeners: HashMap<RequestId, UnboundedSender<Event>> = HashMap::new();
+    *lock(published) = scheduler.snapshot();
     loop {
         if scheduler.is_idle() {
             // Between two requests; a page takes a millisecond or two.

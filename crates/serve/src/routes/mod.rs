@@ -1,6 +1,7 @@
 //! The endpoints, one file for each family, and what they have in common: reading a request, and answering at once or
 //! piece by piece.
 
+mod admin;
 mod anthropic;
 mod chat;
 mod completions;
@@ -65,6 +66,9 @@ fn endpoints() -> Vec<(Endpoint, MethodRouter<Arc<Server>>)> {
         (openapi::HEALTH, get(status::health)),
         (openapi::READY, get(status::ready)),
         (openapi::METRICS, get(status::metrics)),
+        (openapi::LOAD, post(admin::load)),
+        (openapi::UNLOAD, post(admin::unload)),
+        (openapi::SWAP, post(admin::swap)),
         (openapi::OPENAPI, get(openapi::document)),
     ];
     endpoints.extend(page::paths().map(|path| (openapi::page(path), get(page::file))));

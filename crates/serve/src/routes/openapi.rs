@@ -312,6 +312,34 @@ pub const DETOKENIZE: Endpoint = Endpoint {
     ..TOKENIZE
 };
 #[allow(missing_docs)]
+pub const LOAD: Endpoint = Endpoint {
+    path: "/admin/models/load",
+    tag: "Administration",
+    summary: "Loads a model, where the server allows it; needs the scope admin",
+    fields: &[&[
+        Field("model", Text, Must, "A name, hf:org/repo[/file.gguf] or a path, as on the command line"),
+        Field("make_room", Flag, May, "Whether models with nothing to do may go for it if memory is short"),
+    ]],
+    ..EMBEDDINGS
+};
+#[allow(missing_docs)]
+pub const UNLOAD: Endpoint = Endpoint {
+    path: "/admin/models/unload",
+    summary: "Takes a model off the list; what it has begun it finishes. Needs the scope admin",
+    fields: &[&[Field("model", Text, Must, "Its name here")]],
+    ..LOAD
+};
+#[allow(missing_docs)]
+pub const SWAP: Endpoint = Endpoint {
+    path: "/admin/models/swap",
+    summary: "Lets another model answer to a name, without a request lost; needs the scope admin",
+    fields: &[&[
+        Field("model", Text, Must, "The name here"),
+        Field("with", Text, Must, "A name, hf:org/repo[/file.gguf] or a path, as on the command line"),
+    ]],
+    ..LOAD
+};
+#[allow(missing_docs)]
 pub const HEALTH: Endpoint = Endpoint {
     path: "/health",
     tag: "Operation",
