@@ -87,7 +87,7 @@ fn main() -> ExitCode {
     let verbosity = if cli.quiet { Verbosity::Quiet } else { Verbosity::Normal };
     let outcome = match cli.command {
         Command::Run(args) => run::run(&args, verbosity),
-        Command::Serve(args) => serve::run(&args, verbosity),
+        Command::Serve(args) => serve::run(args, verbosity),
         Command::Keys(args) => keys::run(&args, verbosity),
         Command::Pull(args) => pull::run(&args, verbosity),
         Command::Models(args) => models::run(&args),

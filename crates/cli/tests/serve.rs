@@ -613,6 +613,72 @@ fn hostile_requests_are_refused_and_harm_nobody() {
 }
 
 #[test]
+fn what_is_sent_without_end_is_not_taken_in() {
+    let sandbox = Sandbox::new();
+    let server = serve(&sandbox, &[]);
+    let before = server.metric("resident_bytes");
+    let head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
+    let piece = vec![b' '; 65_536];
+    for promise in ["content-length: 1073741824\r\n", "transfer-encoding: chunked\r\n"] {
+        let mut stream = server.connect();
+        stream.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.write_all(format!("{head}{promise}\r\n").as_bytes()).unwrap();
+        let mut n_sent = 0;
+        // 1 GB is sent, until the server has had enough; what has gone by then is in the system's buffers.
+        while n_sent < 1 << 30 {
+            let sent = match promise.starts_with('c') {
+                true => stream.write_all(&piece),
+                false => stream
+                    .write_all(b"10000\r\n")
+                    .and_then(|()| stream.write_all(&piece))
+                    .and_then(|()| stream.write_all(b"\r\n")),
+            };
+            if sent.is_err() {
+                break;
+            }
+            n_sent += piece.len();
+        }
+        assert!(n_sent < 64 << 20, "{n_sent} bytes were taken");
+    }
+    // What unpacks to more than it is, is not unpacked.
+    for encoding in ["gzip", "deflate", "br", "zstd", "gzip, gzip"] {
+        let said = server.raw(
+            format!("{head}content-encoding: {encoding}\r\ncontent-length: 9\r\nconnection: close\r\n\r\n\x1f\u{8}\u{8}\0\0\0\0")
+                .as_bytes(),
+        );
+        assert!(said.starts_with("HTTP/1.1 415"), "{encoding}: {said}");
+    }
+    assert!(server.metric("resident_bytes") < before + f64::from(48 << 20));
+    assert_eq!(server.post("/v1/chat/completions", &chat("Hello")).status, 200);
+}
+
+#[test]
+fn headers_cannot_be_injected() {
+    let sandbox = Sandbox::new();
+    let server = serve(&sandbox, &[]);
+    for header in ["x: a\rb", "x: a\0b", "x\0: a", "x y: a", "x: a\r\n folded: b", ": a", "x"] {
+        let said =
+            server.raw(format!("GET /health HTTP/1.1\r\nhost: localhost\r\n{header}\r\n\r\n").as_bytes());
+        assert!(said.starts_with("HTTP/1.1 400"), "{header:?}: {said}");
+    }
+    for path in
+        ["/v1/models/a%0d%0aset-cookie:%20b", "/%0d%0aset-cookie:%20b", "/v1/models/a%0aset-cookie:%20b"]
+    {
+        let said = server.get(path);
+        assert_eq!((said.status, said.header("set-cookie")), (404, None), "{path}");
+    }
+    let said = server
+        .raw(b"GET /health HTTP/1.1\r\nhost: localhost\r\nhost: example.org\r\nconnection: close\r\n\r\n");
+    assert!(!said.contains("example.org"), "{said}");
+    // One request must not hide another.
+    let smuggled = "POST /tokenize HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 40\r\n\
+                    transfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let said = server.raw(smuggled.as_bytes());
+    assert_eq!(said.matches("HTTP/1.1 ").count(), 1, "{said}");
+    assert!(said.starts_with("HTTP/1.1 400"), "{said}");
+}
+
+#[test]
 fn demanded_tools_are_called_as_their_schema_says() {
     let sandbox = Sandbox::new();
     let server = serve(&sandbox, &[]);
@@ -791,6 +857,128 @@ fn embeddings_and_ranking() {
 }
 
 /// Every value within `value`, by its JSON pointer.
+#[test]
+fn models_come_and_go_without_a_lost_request() {
+    let sandbox = Sandbox::new();
+    let server = serve(&sandbox, &["--allow-load"]);
+    let (llama, qwen) = (tiny("llama.gguf"), tiny("qwen2.gguf"));
+    let ask = || server.post("/v1/chat/completions", &with(chat("Hello"), json!({ "model": "llama" })));
+    let before = content(&ask());
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let answers = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut answers = Vec::new();
+                    while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                        answers.push(content(&ask()));
+                    }
+                    answers
+                })
+            })
+            .collect();
+        for with in [&qwen, &llama, &qwen] {
+            let said = server.post("/admin/models/swap", &json!({ "model": "llama", "with": with })).json();
+            assert_eq!(said["name"], "llama");
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect::<Vec<String>>()
+    });
+    let after = content(&ask());
+    assert_ne!(before, after, "another model answers");
+    assert!(answers.iter().all(|answer| *answer == before || *answer == after));
+    assert!(answers.contains(&before));
+
+    let names = || {
+        let list = server.get("/v1/models").json()["data"].clone();
+        list.as_array()
+            .unwrap()
+            .iter()
+            .map(|model| model["id"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let load = |model: &str| server.post("/admin/models/load", &json!({ "model": model }));
+    assert_eq!(load(&qwen).json()["loaded"], "qwen2");
+    assert_eq!(names(), ["llama", "qwen2"]);
+    assert_eq!((load(&qwen).status, load("/no/such/file.gguf").status), (409, 400));
+    let unload = |model: &str| server.post("/admin/models/unload", &json!({ "model": model }));
+    assert_eq!(unload("llama").json()["unloaded"], json!(["llama"]));
+    assert_eq!((ask().status, unload("llama").status), (404, 404));
+    // The first that is left is the default.
+    assert_eq!(server.post("/v1/chat/completions", &chat("Hello")).json()["model"], "qwen2");
+    assert_eq!(unload("qwen2").status, 200);
+    let (status, _, message) = server.post("/v1/chat/completions", &chat("Hello")).error();
+    assert!(status == 404 && message.contains("no model"), "{message}");
+    assert_eq!(load(&llama).json()["loaded"], "llama");
+    assert_eq!(content(&ask()), before);
+
+    // Closed unless opened.
+    let server = serve(&sandbox, &[]);
+    let said = server.post("/admin/models/load", &json!({ "model": qwen }));
+    assert_eq!(said.status, 403, "{}", said.body);
+    let key = sandbox.run(&["keys", "add", "app", "--scope", "chat,embed"]).success();
+    let server = serve(&sandbox, &["--allow-load", "--require-keys"]);
+    let bearer = format!("Bearer {}", key.trim_end());
+    for path in ["load", "unload", "swap"] {
+        let path = format!("/admin/models/{path}");
+        let headers = [("authorization", bearer.as_str())];
+        assert_eq!(server.post_with(&path, &headers, &json!({ "model": "llama", "with": qwen })).status, 403);
+        assert_eq!(server.post(&path, &json!({ "model": "llama" })).status, 401);
+    }
+}
+
+#[test]
+fn prompts_outlive_a_restart() {
+    let sandbox = Sandbox::new();
+    let dir = sandbox.path("prompts").display().to_string();
+    let args = ["--disk-cache", dir.as_str()];
+    let words: Vec<String> = (0..300).map(|i| format!("w{i}")).collect();
+    let request = json!({ "prompt": words.join(" "), "max_tokens": 8, "temperature": 0, "ignore_eos": true });
+    let ask = |server: &Serving| {
+        let said = server.post("/v1/completions", &request).json();
+        (said["choices"][0]["text"].clone(), said["usage"]["prompt_tokens"].as_f64().unwrap())
+    };
+    let server = serve(&sandbox, &args);
+    let (answer, n_prompt) = ask(&server);
+    assert_eq!(server.metric("cached_tokens_total"), 0.0);
+    assert_eq!(server.stop("-TERM"), Some(0));
+
+    let server = serve(&sandbox, &args);
+    let n_pages = (n_prompt / 64.0).floor();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while server.metric("cache_bytes") == 0.0 || server.metric("disk_cache_bytes") == 0.0 {
+        assert!(Instant::now() < deadline, "nothing is read back");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // Pages come one by one; as soon as all are there, all are used.
+    let page_bytes = server.metric("disk_cache_bytes") / n_pages;
+    while server.metric("cache_bytes") < n_pages * (page_bytes - 1024.0) {
+        assert!(Instant::now() < deadline, "not all is read back");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(ask(&server).0, answer);
+    assert_eq!(server.metric("cached_tokens_total"), n_pages * 64.0);
+
+    // Whoever has the folder and not the key has nothing, and the server says what is the matter.
+    let second = sandbox.run(&[
+        "serve",
+        &tiny("llama.gguf"),
+        "--context",
+        "4096",
+        "--port",
+        "0",
+        "--disk-cache",
+        &dir,
+    ]);
+    let error = second.failure();
+    assert!(error.contains("another server"), "{error}");
+    server.stop("-TERM");
+    fs::remove_file(sandbox.store("cache.key")).unwrap();
+    let server = serve(&sandbox, &args);
+    assert_eq!(ask(&server).0, answer);
+    assert_eq!(server.metric("cached_tokens_total"), 0.0);
+}
+
 #[test]
 fn encoders_serve_what_sentence_transformers_computes() {
     let sandbox = Sandbox::new();
@@ -1019,4 +1207,9 @@ fn anthropics_own_client_is_served() {
 #[test]
 fn ollamas_own_client_is_served() {
     run_client("ollama_client.py");
+}
+
+#[test]
+fn what_there_is_to_ask_for_is_described() {
+    run_client("openapi_document.py");
 }

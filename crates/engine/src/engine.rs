@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use edgeward_kernels::attention::{self, Heads, Plan, Prepare, Scratch, Segment};
-use edgeward_kernels::kv::{KvPages, KvShape, KvType};
+use edgeward_kernels::kv::{KvPages, KvShape, KvType, PAGE_LEN};
 use edgeward_kernels::math::{self, rms_norm};
 use edgeward_kernels::{Activations, Form, Isa, Linear, Matrix, Mode, Pool, gated_linear, linear};
 use edgeward_model::Model;
@@ -260,7 +260,36 @@ impl Engine {
 
     /// Bytes of keys and values that a sequence of `n_tokens` takes.
     pub fn kv_bytes(&self, n_tokens: usize) -> usize {
-        n_tokens.div_ceil(edgeward_kernels::kv::PAGE_LEN) * self.kv_shape.page_bytes()
+        n_tokens.div_ceil(PAGE_LEN) * self.kv_shape.page_bytes()
+    }
+
+    /// What keys and values depend on besides the model and the tokens, in words: who keeps them elsewhere compares it.
+    pub fn kv_id(&self) -> String {
+        format!("{:?} {:?}", self.kv_shape, self.forms)
+    }
+
+    /// Appends to a sequence of whole pages one that was computed before and kept elsewhere: what [`Sequence::page`] gave,
+    /// by an engine of the same model and [`Engine::kv_id`], for these tokens after the same others. That this is so is
+    /// the caller's word: other bytes give other answers.
+    ///
+    /// # Errors
+    /// If the page is of another size, there are not exactly as many tokens as it holds, the sequence has a page that is
+    /// not full, or a token or the length is out of range. The sequence is then as it was.
+    pub fn restore_page(
+        &mut self,
+        sequence: &mut Sequence,
+        tokens: &[u32],
+        page: &[u8],
+    ) -> Result<(), Error> {
+        self.check(sequence, tokens)?;
+        let is_whole = tokens.len() == PAGE_LEN && sequence.len().is_multiple_of(PAGE_LEN);
+        if !is_whole || page.len() != self.kv_shape.page_bytes() {
+            return Err(Error::BadOption("keys and values are kept and restored by whole pages".to_owned()));
+        }
+        let mut restored = self.kv_pages.page();
+        restored.bytes_mut().copy_from_slice(page);
+        sequence.push_page(tokens, restored);
+        Ok(())
     }
 
     /// An empty sequence for this engine.

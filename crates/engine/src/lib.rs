@@ -2,6 +2,7 @@
 //!
 //! - [`Engine`] holds a model's weights, ready to compute, and the threads.
 //! - A [`Sequence`] is what has been computed for one run of tokens; sequences with the same beginning share it.
+//! - [`Engine::restore_page`] appends keys and values that were computed before and kept elsewhere.
 //! - [`Engine::prefill`] appends many tokens to one sequence, [`Engine::decode`] one token to each of many,
 //!   [`Engine::score`] gives the logits of every position, [`Engine::step`] mixes them all in one pass.
 //! - [`Engine::embed`], [`Engine::run_layer`] and [`Engine::logits`] are the same pass layer by layer, for whoever
@@ -23,7 +24,7 @@ mod sequence;
 mod weights;
 
 pub use edgeward_kernels::Isa;
-pub use edgeward_kernels::kv::{KvType, PAGE_LEN};
+pub use edgeward_kernels::kv::{KvPage, KvType, PAGE_LEN};
 
 pub use encoder::Encoder;
 pub use engine::{CancelToken, Engine, EngineOptions, Logits, MatrixInput, Precision, StepPart};

@@ -56,6 +56,21 @@ impl Sequence {
         self.pages.len() * self.shape.page_bytes()
     }
 
+    /// Keys and values of the positions from `idx * PAGE_LEN` on; complete if there are as many.
+    ///
+    /// # Panics
+    /// If the sequence is not so long.
+    pub fn page(&self, idx: usize) -> &Arc<KvPage> {
+        &self.pages[idx]
+    }
+
+    /// Appends a page and its tokens; the sequence has whole pages only.
+    pub(crate) fn push_page(&mut self, tokens: &[u32], page: KvPage) {
+        debug_assert!(self.tokens.len() == self.pages.len() * PAGE_LEN && tokens.len() <= PAGE_LEN);
+        self.tokens.extend_from_slice(tokens);
+        self.pages.push(Arc::new(page));
+    }
+
     pub(crate) fn shape(&self) -> KvShape {
         self.shape
     }

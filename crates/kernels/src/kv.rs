@@ -148,6 +148,16 @@ impl KvPage {
         self.shape
     }
 
+    /// All of it, to be kept elsewhere.
+    pub fn bytes(&self) -> &[u8] {
+        self.data.as_slice()
+    }
+
+    /// Room for what [`KvPage::bytes`] of a page of the same shape gave.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.data.as_mut_slice()
+    }
+
     fn head_at(&self, layer: usize, head: usize) -> usize {
         assert!(layer < self.shape.n_layers && head < self.shape.n_kv_heads);
         (layer * self.shape.n_kv_heads + head) * self.shape.head_bytes()

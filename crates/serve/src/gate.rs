@@ -136,9 +136,9 @@ fn scope_of(path: &str) -> Option<Need> {
         "/health" | "/ready" => None,
         "/metrics" => Some(Need::Scope(Scope::Admin)),
         "/v1/embeddings" | "/v1/rerank" | "/api/embed" => Some(Need::Scope(Scope::Embed)),
-        "/v1/models" | "/tokenize" | "/detokenize" | "/api/tags" | "/api/show" | "/api/version" => {
-            Some(Need::Any)
-        }
+        "/v1/models" | "/openapi.json" | "/tokenize" | "/detokenize" | "/api/tags" | "/api/show"
+        | "/api/version" => Some(Need::Any),
+        _ if path.starts_with("/admin/") => Some(Need::Scope(Scope::Admin)),
         _ if path.starts_with("/v1/models/") => Some(Need::Any),
         _ if page::is_page(path) => None,
         _ => Some(Need::Scope(Scope::Chat)),
@@ -246,6 +246,7 @@ mod tests {
             assert_eq!(scope_of(path), Some(Need::Scope(Scope::Chat)), "{path}");
         }
         assert_eq!(scope_of("/metrics"), Some(Need::Scope(Scope::Admin)));
+        assert_eq!(scope_of("/admin/models/load"), Some(Need::Scope(Scope::Admin)));
         assert_eq!(scope_of("/health"), None);
         assert_eq!(scope_of("/page/main.js"), None);
     }

@@ -11,7 +11,7 @@
 //! scheduler    who computes what next                                  -> engine
 //! ```
 //!
-//! This crate knows no disks but the files of keys and certificates, and no terminal: models are handed in open, and
+//! This crate knows no disks but the files of keys, certificates and kept prompts, and no terminal: models are handed in open, and
 //! what happens is told by what functions return.
 #![forbid(unsafe_code)]
 
@@ -34,7 +34,7 @@ mod tools;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -47,6 +47,18 @@ pub use rustls::ServerConfig;
 
 use crate::keys::KeyRing;
 use crate::metrics::Counters;
+
+/// Opens a model by what a request calls it, which may take long. See [`ServerOptions::loader`].
+pub type Loader = Box<dyn Fn(&str) -> Result<ServedModel, LoadFailure> + Send + Sync>;
+
+/// Why a model was not loaded; the texts are for whoever asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LoadFailure {
+    /// There is not memory enough, as things are.
+    NoRoom(String),
+    /// It would not be loaded at any time.
+    Refused(String),
+}
 
 /// How a server is set up.
 pub struct ServerOptions {
@@ -62,6 +74,8 @@ pub struct ServerOptions {
     pub default_max_tokens: usize,
     /// For answers under way when the server is told to stop.
     pub grace: Duration,
+    /// How other models are loaded while the server runs; `None` to load none.
+    pub loader: Option<Loader>,
 }
 
 impl Default for ServerOptions {
@@ -73,13 +87,17 @@ impl Default for ServerOptions {
             max_duration: Duration::from_secs(600),
             default_max_tokens: 2048,
             grace: Duration::from_secs(30),
+            loader: None,
         }
     }
 }
 
 /// A server and its models.
 pub struct Server {
-    models: Vec<Arc<ServedModel>>,
+    models: RwLock<Vec<Arc<ServedModel>>>,
+    loader: Option<Loader>,
+    /// Held by whoever loads a model.
+    loading: tokio::sync::Mutex<()>,
     keys: Option<KeyRing>,
     audit: Option<Mutex<Box<dyn Write + Send>>>,
     max_body_bytes: usize,
@@ -94,40 +112,86 @@ pub struct Server {
 impl Server {
     /// The model of that name; the first if none is asked for.
     fn model(&self, name: Option<&str>) -> Result<Arc<ServedModel>, ApiError> {
-        let found = match name {
-            None => self.models.first(),
-            Some(name) => self.models.iter().find(|model| model.info.name == name),
-        };
-        found.cloned().ok_or_else(|| {
-            let known: Vec<&str> = self.models.iter().map(|model| model.info.name.as_str()).collect();
-            let message = format!("there is no such model here; there is {}", known.join(", "));
-            let error = ApiError { status: StatusCode::NOT_FOUND, ..ApiError::field("model", message) };
-            error.code("model_not_found")
-        })
+        self.find(name, |_| true)
     }
 
     /// The model of that name, for answers; the first that answers if none is asked for.
     fn generator(&self, name: Option<&str>) -> Result<Arc<ServedModel>, ApiError> {
-        let is_generator = |model: &&Arc<ServedModel>| model.info.kind == ModelKind::Generator;
-        match (name, self.models.iter().find(is_generator)) {
-            (None, Some(first)) => Ok(Arc::clone(first)),
-            _ => self.model(name).and_then(|model| match model.info.kind {
-                ModelKind::Generator => Ok(model),
-                ModelKind::Encoder => Err(model.only_encodes()),
-            }),
+        let model = self.find(name, |model| model.info.kind == ModelKind::Generator)?;
+        match model.info.kind {
+            ModelKind::Generator => Ok(model),
+            ModelKind::Encoder => Err(model.only_encodes()),
         }
     }
 
     /// The model of that name, for embeddings; if none is asked for, the first that was made for them, else the first.
     fn embedder(&self, name: Option<&str>) -> Result<Arc<ServedModel>, ApiError> {
-        match (name, self.models.iter().find(|model| model.info.kind == ModelKind::Encoder)) {
-            (None, Some(first)) => Ok(Arc::clone(first)),
-            _ => self.model(name),
-        }
+        self.find(name, |model| model.info.kind == ModelKind::Encoder)
     }
 
-    fn models(&self) -> impl Iterator<Item = &Arc<ServedModel>> + Clone {
-        self.models.iter()
+    /// The model of that name; if none is asked for, the first that is preferred, else the first.
+    fn find(
+        &self,
+        name: Option<&str>,
+        is_preferred: impl Fn(&ServedModel) -> bool,
+    ) -> Result<Arc<ServedModel>, ApiError> {
+        let models = self.models();
+        let found = match name {
+            None => models.iter().find(|model| is_preferred(model)).or(models.first()),
+            Some(name) => models.iter().find(|model| model.info.name == name),
+        };
+        found.cloned().ok_or_else(|| {
+            let known: Vec<&str> = models.iter().map(|model| model.info.name.as_str()).collect();
+            let message = match known.is_empty() {
+                true => "there is no model here now".to_owned(),
+                false => format!("there is no such model here; there is {}", known.join(", ")),
+            };
+            let error = ApiError { status: StatusCode::NOT_FOUND, ..ApiError::field("model", message) };
+            error.code("model_not_found")
+        })
+    }
+
+    /// The models, as they are now.
+    fn models(&self) -> Vec<Arc<ServedModel>> {
+        self.models.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Vec<Arc<ServedModel>>) -> T) -> T {
+        change(&mut self.models.write().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+
+    /// Puts a model at the end of the list, unless there is one of its name.
+    fn add(&self, model: Arc<ServedModel>) -> Result<(), ()> {
+        self.change(|models| {
+            if models.iter().any(|other| other.info.name == model.info.name) {
+                return Err(());
+            }
+            models.push(model);
+            Ok(())
+        })
+    }
+
+    /// Takes a model off the list. It ends by itself when nobody has it any more.
+    fn remove(&self, model: &Arc<ServedModel>) {
+        self.change(|models| models.retain(|other| !Arc::ptr_eq(other, model)));
+    }
+
+    /// Puts a model in the place of another, if that is still there.
+    fn replace(&self, old: &Arc<ServedModel>, new: Arc<ServedModel>) -> Result<(), ()> {
+        self.change(|models| {
+            let place = models.iter_mut().find(|model| Arc::ptr_eq(model, old)).ok_or(())?;
+            *place = new;
+            Ok(())
+        })
+    }
+
+    /// Takes the model off the list that was unused longest, of those that have nothing to do.
+    fn take_idle(&self) -> Option<Arc<ServedModel>> {
+        self.change(|models| {
+            let idle = models.iter().enumerate().filter(|(_, model)| model.is_idle());
+            let (idx, _) = idle.min_by_key(|(_, model)| model.last_used())?;
+            Some(models.remove(idx))
+        })
     }
 
     fn is_stopping(&self) -> bool {
@@ -176,7 +240,9 @@ impl BoundServer {
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let server = Server {
-            models,
+            models: RwLock::new(models),
+            loader: options.loader,
+            loading: tokio::sync::Mutex::new(()),
             keys: options.keys,
             audit: options.audit.map(Mutex::new),
             max_body_bytes: options.max_body_bytes,
@@ -227,7 +293,7 @@ impl BoundServer {
         })?;
         // What is still open is cut off, and cancels its requests; so the models come to an end.
         runtime.shutdown_timeout(Duration::from_secs(1));
-        server.models.iter().for_each(|model| model.stop());
+        server.models().iter().for_each(|model| model.stop());
         Ok(())
     }
 }

@@ -86,13 +86,14 @@ pub fn render<'a>(models: impl Iterator<Item = &'a ServedModel> + Clone, counter
         let _ = writeln!(out, "edgeward_temperature_celsius {celsius}");
     }
     type Read = fn(&crate::scheduler::Snapshot) -> u64;
-    let series: [(&str, &str, &str, Read); 9] = [
+    let series: [(&str, &str, &str, Read); 10] = [
         ("requests_waiting", "gauge", "Requests in the queue.", |s| s.n_waiting as u64),
         ("requests_active", "gauge", "Requests under way.", |s| s.n_active as u64),
         ("kv_reserved_bytes", "gauge", "Keys and values promised to requests.", |s| {
             s.kv_reserved_bytes as u64
         }),
         ("cache_bytes", "gauge", "Keys and values kept for requests to come.", |s| s.cache_bytes as u64),
+        ("disk_cache_bytes", "gauge", "Keys and values kept on the disk.", |s| s.disk_bytes),
         ("prompt_tokens_total", "counter", "Tokens of prompts computed.", |s| s.n_prompt_tokens),
         ("cached_tokens_total", "counter", "Tokens of prompts found in the cache.", |s| s.n_cached_tokens),
         ("generated_tokens_total", "counter", "Tokens of answers.", |s| s.n_generated_tokens),

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
 use edgeward_engine::{Encoder, Engine};
@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use crate::encoder::{self, Job};
 use crate::error::ApiError;
 use crate::metrics::Histograms;
+use crate::scheduler::disk::DiskCache;
 use crate::scheduler::{
     Event, Failure, FinishReason, Limits, Rejection, Request, RequestId, Scheduler, Snapshot, TokenLogprob,
 };
@@ -68,6 +69,8 @@ pub struct ServedModel {
     sender: Mutex<Option<Sender>>,
     snapshot: Arc<Mutex<Snapshot>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Microseconds since 1970.
+    last_used: AtomicU64,
 }
 
 /// The way to the thread.
@@ -93,7 +96,7 @@ pub struct Tally {
 }
 
 impl ServedModel {
-    /// Starts the thread.
+    /// Starts the thread; with `disk`, prompts outlive it.
     ///
     /// # Errors
     /// If the system gives no thread.
@@ -102,9 +105,10 @@ impl ServedModel {
         text: ModelText,
         engine: Engine,
         limits: Limits,
+        disk: Option<DiskCache>,
     ) -> std::io::Result<ServedModel> {
         let (sender, receiver) = mpsc::sync_channel(CHANNEL_LEN);
-        let scheduler = Scheduler::new(engine, Arc::clone(text.tokenizer()), limits);
+        let scheduler = Scheduler::new(engine, Arc::clone(text.tokenizer()), limits, disk);
         let run = move |published: &Mutex<Snapshot>| serve(scheduler, &receiver, published);
         ServedModel::spawn(info, text, Sender::Generator(sender), run)
     }
@@ -144,6 +148,7 @@ impl ServedModel {
             sender: Mutex::new(Some(sender)),
             snapshot,
             thread: Mutex::new(Some(thread)),
+            last_used: AtomicU64::new(0),
         })
     }
 
@@ -152,11 +157,29 @@ impl ServedModel {
         *lock(&self.snapshot)
     }
 
+    /// It is asked now.
+    pub(crate) fn touch(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.last_used.store(now.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// When it was asked last, in microseconds since 1970; 0 if never.
+    pub(crate) fn last_used(&self) -> u64 {
+        self.last_used.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing was under way or waiting after the last pass.
+    pub(crate) fn is_idle(&self) -> bool {
+        let snapshot = self.snapshot();
+        snapshot.n_active + snapshot.n_waiting == 0
+    }
+
     /// Hands a request to the thread.
     ///
     /// # Errors
     /// If it is not taken on.
     pub async fn submit(self: &Arc<Self>, request: Request, tally: &Arc<Tally>) -> Result<Answers, ApiError> {
+        self.touch();
         let Sender::Generator(sender) = lock(&self.sender).clone().ok_or_else(stopping)? else {
             return Err(self.only_encodes());
         };
@@ -191,6 +214,7 @@ impl ServedModel {
         deadline: Instant,
         tally: &Tally,
     ) -> Result<Vec<Vec<f32>>, ApiError> {
+        self.touch();
         let Some(Sender::Encoder(sender)) = lock(&self.sender).clone() else {
             return Err(stopping());
         };
@@ -237,11 +261,21 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// The thread: until no more requests can come and all are done.
 fn serve(mut scheduler: Scheduler, receiver: &mpsc::Receiver<Submission>, published: &Mutex<Snapshot>) {
     let mut listeners: HashMap<RequestId, UnboundedSender<Event>> = HashMap::new();
+    *lock(published) = scheduler.snapshot();
     loop {
         if scheduler.is_idle() {
-            match receiver.recv() {
-                Ok(submission) => take(&mut scheduler, &mut listeners, submission),
-                Err(mpsc::RecvError) => return,
+            // Between two requests; a page takes a millisecond or two.
+            let next = match receiver.try_recv() {
+                Err(mpsc::TryRecvError::Empty) if scheduler.restore() => {
+                    *lock(published) = scheduler.snapshot();
+                    continue;
+                }
+                Err(mpsc::TryRecvError::Empty) => receiver.recv().ok(),
+                other => other.ok(),
+            };
+            match next {
+                Some(submission) => take(&mut scheduler, &mut listeners, submission),
+                None => return,
             }
         }
         while let Ok(submission) = receiver.try_recv() {

@@ -9,20 +9,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use edgeward_engine::{Encoder, Isa};
+use edgeward_engine::{Encoder, Isa, PAGE_LEN};
 use edgeward_model::chat::ChatTemplate;
+use edgeward_model::inspect::MemoryEstimate;
 use edgeward_model::{EncoderModel, Model};
 use edgeward_serve::keys::{KeyFile, KeyRing};
 use edgeward_serve::scheduler::Limits;
+use edgeward_serve::scheduler::disk::{self, DiskCache};
 use edgeward_serve::{
-    BoundServer, ModelInfo, ModelKind, ModelText, ServedModel, ServerConfig, ServerOptions, tls,
+    BoundServer, LoadFailure, Loader, ModelInfo, ModelKind, ModelText, ServedModel, ServerConfig,
+    ServerOptions, tls,
 };
 
 use crate::Outcome;
 use crate::device;
-use crate::engine_args::EngineArgs;
+use crate::engine_args::{self, EngineArgs};
 use crate::output;
-use crate::store::{Progress, Store, Verbosity};
+use crate::store::{Progress, Store, Verbosity, human_bytes};
 
 /// Shares of the memory that is free at the start: for keys and values of requests under way, and of those to come.
 const KV_SHARE: u64 = 4;
@@ -69,6 +72,13 @@ pub struct Args {
     /// Memory for keys and values of prompts that may come again, MiB [default: a sixteenth of what is free]
     #[arg(long, value_name = "MIB")]
     cache_memory: Option<u64>,
+    /// Keep computed prompts in this folder, encrypted, so that they need not be computed again after a restart; a page of 64
+    /// tokens is a file, so mind what it writes [default: nowhere]
+    #[arg(long, value_name = "DIR")]
+    disk_cache: Option<PathBuf>,
+    /// Size of these files, for each model, at most, MiB
+    #[arg(long, default_value_t = 1024, value_name = "MIB")]
+    disk_cache_size: u32,
     /// Tokens of an answer where the request does not say
     #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: u32,
@@ -96,6 +106,10 @@ pub struct Args {
     /// Encrypt with a certificate of this machine's own authority, also for this name (may be given several times)
     #[arg(long, value_name = "NAME", conflicts_with = "tls_cert")]
     tls_name: Vec<String>,
+    /// Let requests load, swap and unload models (/admin/models/load, swap, unload), with a key of the scope admin where keys
+    /// are asked for
+    #[arg(long)]
+    allow_load: bool,
     /// Append a line for each request to this file: who, what, how much; never what was said
     #[arg(long, value_name = "FILE")]
     audit: Option<PathBuf>,
@@ -104,19 +118,20 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
+pub fn run(args: Args, verbosity: Verbosity) -> Outcome {
+    let args = Arc::new(args);
     let mut progress = Progress::new(verbosity);
     if args.models.is_empty() {
         return Err("name a model to serve: `edgeward models --all` lists some".into());
     }
     // What is wrong with the arguments is said before a model is fetched.
-    let keys = keys(args)?;
-    let tls = tls(args, &progress)?;
+    let keys = keys(&args)?;
+    let tls = tls(&args, &progress)?;
     let template = args.chat_template.as_deref().map(template_source).transpose()?;
     let audit = args.audit.as_deref().map(open_audit).transpose()?;
     let mut models: Vec<Arc<ServedModel>> = Vec::new();
     for name in &args.models {
-        let model = start_model(args, name, template.as_deref(), &mut progress)?;
+        let model = start_model(&args, name, template.as_deref(), &mut progress)?;
         if models.iter().any(|other| other.info.name == model.info.name) {
             return Err(format!("two models would be called {}: serve one of them", model.info.name).into());
         }
@@ -128,6 +143,7 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
         max_body_bytes: (args.max_body as usize) << 10,
         max_duration: Duration::from_secs(args.timeout),
         default_max_tokens: args.max_tokens as usize,
+        loader: args.allow_load.then(|| loader(&args, template, verbosity)),
         ..ServerOptions::default()
     };
     let address = SocketAddr::new(args.host, args.port);
@@ -204,6 +220,39 @@ fn open_audit(path: &Path) -> Result<Box<dyn Write + Send>, Box<dyn std::error::
     Ok(Box::new(file.map_err(|error| format!("could not write to {}: {error}", path.display()))?))
 }
 
+/// Loads models on request, if there is memory for their weights.
+fn loader(args: &Arc<Args>, template: Option<String>, verbosity: Verbosity) -> Loader {
+    let args = Arc::clone(args);
+    let refused = |error: Box<dyn std::error::Error>| {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        LoadFailure::Refused(text)
+    };
+    Box::new(move |name| {
+        let mut progress = Progress::new(verbosity);
+        let path = Store::open().and_then(|store| store.resolve(name, &mut progress));
+        let path = path.map_err(|error| refused(error.into()))?;
+        // An encoder's weights stay in their file.
+        if !EncoderModel::is_at(&path) {
+            let model = Model::load(&path).map_err(|error| refused(error.into()))?;
+            let budget = engine_args::budget(Some(PAGE_LEN), args.engine.kv.into());
+            let estimate = MemoryEstimate::new(model.config(), model.file_bytes(), &budget);
+            if let (Some(false), Some(free_bytes)) = (estimate.fits, estimate.available_bytes) {
+                return Err(LoadFailure::NoRoom(format!(
+                    "the model needs {} of memory and {} are free: unload another, or let `make_room` do it",
+                    human_bytes(estimate.total_bytes),
+                    human_bytes(free_bytes)
+                )));
+            }
+        }
+        start_model(&args, name, template.as_deref(), &mut progress).map_err(refused)
+    })
+}
+
 fn start_model(
     args: &Args,
     name: &str,
@@ -239,7 +288,17 @@ fn start_model(
         kv_bytes: share(args.kv_memory, KV_SHARE),
         cache_bytes: share(args.cache_memory, CACHE_SHARE),
     };
-    Ok(ServedModel::start(info, text, engine, limits)?)
+    let disk = match &args.disk_cache {
+        None => None,
+        Some(dir) => {
+            let page_bytes = engine.kv_bytes(1);
+            let room = (page_bytes, limits.cache_bytes / page_bytes);
+            let max_bytes = u64::from(args.disk_cache_size) << 20;
+            let key_path = Store::open()?.cache_key_path();
+            Some(DiskCache::open(dir, &key_path, disk::model_id(&model, &engine), max_bytes, room)?)
+        }
+    };
+    Ok(ServedModel::start(info, text, engine, limits, disk)?)
 }
 
 /// A model that makes vectors of texts.

@@ -201,6 +201,11 @@ impl Store {
         self.root.join("keys.json")
     }
 
+    /// Where the key is kept with which the server encrypts prompts on the disk.
+    pub fn cache_key_path(&self) -> PathBuf {
+        self.root.join("cache.key")
+    }
+
     /// Where the server's own certificate authority is kept.
     pub fn tls_dir(&self) -> PathBuf {
         self.root.join("tls")

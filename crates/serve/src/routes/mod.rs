@@ -1,6 +1,7 @@
 //! The endpoints, one file for each family, and what they have in common: reading a request, and answering at once or
 //! piece by piece.
 
+mod admin;
 mod anthropic;
 mod chat;
 mod completions;
@@ -8,6 +9,7 @@ mod embeddings;
 mod envelope;
 mod models;
 mod ollama;
+mod openapi;
 pub mod page;
 mod responses;
 pub mod sampling;
@@ -24,7 +26,7 @@ use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use http_body_util::{BodyExt, Limited};
 use serde_json::Value;
 
@@ -34,35 +36,50 @@ use crate::fields::Fields;
 use crate::gate::{Call, gate};
 use crate::model::Answers;
 use crate::scheduler::Event;
+use openapi::Endpoint;
 
 /// For a whole request to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 type Reply = Result<Response, ApiError>;
 
+/// All endpoints, and what is said of them.
+fn endpoints() -> Vec<(Endpoint, MethodRouter<Arc<Server>>)> {
+    let mut endpoints = vec![
+        (openapi::CHAT, post(chat::completions)),
+        (openapi::COMPLETIONS, post(completions::completions)),
+        (openapi::RESPONSES, post(responses::responses)),
+        (openapi::EMBEDDINGS, post(embeddings::embeddings)),
+        (openapi::RERANK, post(embeddings::rerank)),
+        (openapi::MESSAGES, post(anthropic::messages)),
+        (openapi::COUNT_TOKENS, post(anthropic::count_tokens)),
+        (openapi::OLLAMA_CHAT, post(ollama::chat)),
+        (openapi::OLLAMA_GENERATE, post(ollama::generate)),
+        (openapi::OLLAMA_EMBED, post(ollama::embed)),
+        (openapi::OLLAMA_TAGS, get(ollama::tags)),
+        (openapi::OLLAMA_SHOW, post(ollama::show)),
+        (openapi::OLLAMA_VERSION, get(ollama::version)),
+        (openapi::MODELS, get(models::list)),
+        (openapi::MODEL_NAMED, get(models::one)),
+        (openapi::TOKENIZE, post(models::tokenize)),
+        (openapi::DETOKENIZE, post(models::detokenize)),
+        (openapi::HEALTH, get(status::health)),
+        (openapi::READY, get(status::ready)),
+        (openapi::METRICS, get(status::metrics)),
+        (openapi::LOAD, post(admin::load)),
+        (openapi::UNLOAD, post(admin::unload)),
+        (openapi::SWAP, post(admin::swap)),
+        (openapi::OPENAPI, get(openapi::document)),
+    ];
+    endpoints.extend(page::paths().map(|path| (openapi::page(path), get(page::file))));
+    endpoints
+}
+
 /// All endpoints, behind the gate.
 pub fn router(server: Arc<Server>) -> Router {
-    let page = page::paths().fold(Router::new(), |router, path| router.route(path, get(page::file)));
-    page.route("/v1/chat/completions", post(chat::completions))
-        .route("/v1/completions", post(completions::completions))
-        .route("/v1/responses", post(responses::responses))
-        .route("/v1/embeddings", post(embeddings::embeddings))
-        .route("/v1/rerank", post(embeddings::rerank))
-        .route("/v1/messages", post(anthropic::messages))
-        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
-        .route("/api/chat", post(ollama::chat))
-        .route("/api/generate", post(ollama::generate))
-        .route("/api/embed", post(ollama::embed))
-        .route("/api/tags", get(ollama::tags))
-        .route("/api/show", post(ollama::show))
-        .route("/api/version", get(ollama::version))
-        .route("/v1/models", get(models::list))
-        .route("/v1/models/{name}", get(models::one))
-        .route("/tokenize", post(models::tokenize))
-        .route("/detokenize", post(models::detokenize))
-        .route("/health", get(status::health))
-        .route("/ready", get(status::ready))
-        .route("/metrics", get(status::metrics))
+    let endpoints = endpoints().into_iter();
+    endpoints
+        .fold(Router::new(), |router, (endpoint, handler)| router.route(endpoint.path, handler))
         .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "there is nothing at this path"))
         .method_not_allowed_fallback(async || {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this path has another method")

@@ -15,7 +15,7 @@ use crate::model::{ModelInfo, ModelKind};
 
 /// `GET /v1/models`
 pub async fn list(State(server): State<Arc<Server>>) -> Response {
-    let models: Vec<Value> = server.models().map(|model| describe(&model.info)).collect();
+    let models: Vec<Value> = server.models().iter().map(|model| describe(&model.info)).collect();
     json(&json!({ "object": "list", "data": models }))
 }
 

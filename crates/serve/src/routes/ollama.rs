@@ -90,6 +90,7 @@ pub async fn embed(State(server): State<Arc<Server>>, request: Request) -> Reply
 pub async fn tags(State(server): State<Arc<Server>>) -> Response {
     let models: Vec<Value> = server
         .models()
+        .iter()
         .map(|model| {
             let info = &model.info;
             json!({

@@ -18,7 +18,7 @@ pub async fn health() -> Response {
     json(&json!({ "status": "ok" }))
 }
 
-/// `GET /ready`: requests are answered, as all models are loaded before the server listens, until it stops.
+/// `GET /ready`: requests are answered, as the first models are loaded before the server listens, until it stops.
 pub async fn ready(State(server): State<Arc<Server>>) -> Reply {
     if server.is_stopping() {
         return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"));
@@ -28,6 +28,7 @@ pub async fn ready(State(server): State<Arc<Server>>) -> Reply {
 
 /// `GET /metrics`: for Prometheus.
 pub async fn metrics(State(server): State<Arc<Server>>) -> Response {
-    let text = metrics::render(server.models().map(|model| &**model), &server.counters);
+    let models = server.models();
+    let text = metrics::render(models.iter().map(|model| &**model), &server.counters);
     with_type(Body::from(text), "text/plain; version=0.0.4; charset=utf-8")
 }

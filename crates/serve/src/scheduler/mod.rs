@@ -12,6 +12,7 @@
 
 mod cache;
 mod choice;
+pub mod disk;
 mod pace;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use edgeward_model::tokenizer::Tokenizer;
 use crate::grammar::{Grammar, GrammarError};
 use cache::PrefixCache;
 use choice::Choice;
+use disk::DiskCache;
 use pace::Pace;
 
 /// Answers at once up to which guesses at following tokens are worth a try: with more, the processor is busy anyway.
@@ -252,6 +254,8 @@ pub struct Snapshot {
     pub kv_reserved_bytes: usize,
     /// Bytes of keys and values kept for requests to come.
     pub cache_bytes: usize,
+    /// Bytes of such files.
+    pub disk_bytes: u64,
     /// Tokens of prompts computed, ever.
     pub n_prompt_tokens: u64,
     /// Tokens of prompts that need not be computed, ever.
@@ -274,6 +278,7 @@ pub struct Scheduler {
     /// In order of admission.
     active: Vec<Active>,
     cache: PrefixCache,
+    disk: Option<DiskCache>,
     pace: Pace,
     /// Tokens of answers and of prompts in the last pass.
     last_step: (usize, usize),
@@ -304,7 +309,12 @@ impl Scheduler {
     ///
     /// # Panics
     /// If `limits.max_active` is 0 or more than [`Limits::MAX_ACTIVE`].
-    pub fn new(engine: Engine, tokenizer: Arc<Tokenizer>, limits: Limits) -> Scheduler {
+    pub fn new(
+        engine: Engine,
+        tokenizer: Arc<Tokenizer>,
+        limits: Limits,
+        disk: Option<DiskCache>,
+    ) -> Scheduler {
         assert!((1..=Limits::MAX_ACTIVE).contains(&limits.max_active));
         let cache = PrefixCache::new(limits.cache_bytes, engine.kv_bytes(1));
         Scheduler {
@@ -314,6 +324,7 @@ impl Scheduler {
             waiting: Vec::new(),
             active: Vec::new(),
             cache,
+            disk,
             pace: Pace::default(),
             last_step: (0, 0),
             next_id: 0,
@@ -395,6 +406,7 @@ impl Scheduler {
             n_active: self.active.len(),
             kv_reserved_bytes: self.reserved_bytes(),
             cache_bytes: self.cache.size_bytes(),
+            disk_bytes: self.disk.as_ref().map_or(0, DiskCache::size_bytes),
             ..self.counters
         }
     }
@@ -402,6 +414,12 @@ impl Scheduler {
     /// The model's engine.
     pub fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// Reads a page of a prompt back that was computed before the last start; false if there is none left.
+    pub fn restore(&mut self) -> bool {
+        let page = self.disk.as_mut().and_then(|disk| disk.restore(&mut self.engine));
+        page.map(|page| self.cache.insert(&page)).is_some()
     }
 
     /// One pass of the model for everybody, and what came of it.
@@ -441,6 +459,12 @@ impl Scheduler {
             let (id, request) = self.waiting.remove(0);
             let (phase, n_cached) = match request.task {
                 Task::Generate => {
+                    let disk = self.disk.as_mut();
+                    if let Some(kept) =
+                        disk.and_then(|disk| disk.restore_prompt(&mut self.engine, &request.prompt))
+                    {
+                        self.cache.insert(&kept);
+                    }
                     // The last token is computed in any case: its logits are wanted.
                     let found = self.cache.find(&request.prompt, request.prompt.len() - 1);
                     let sequence = found.unwrap_or_else(|| self.engine.new_sequence());
@@ -529,7 +553,7 @@ impl Scheduler {
         let mut done = Vec::new();
         for (active, &share) in self.active.iter_mut().zip(&shares) {
             let rows: Vec<&[f32]> = rows.by_ref().take(active.n_rows(share)).collect();
-            match active.advance(&self.tokenizer, &rows, &mut self.cache) {
+            match active.advance(&self.tokenizer, &rows, &mut self.cache, self.disk.as_ref()) {
                 Ok(news) => {
                     let n_tokens = news.iter().filter(|event| matches!(event, Event::Token { .. })).count();
                     self.counters.n_generated_tokens += n_tokens as u64;
@@ -647,12 +671,15 @@ impl Active {
         tokenizer: &Tokenizer,
         rows: &[&[f32]],
         cache: &mut PrefixCache,
+        disk: Option<&DiskCache>,
     ) -> Result<Vec<Event>, GrammarError> {
         let mut events = Vec::new();
         let request = &self.request;
         match &mut self.phase {
             Phase::Prefill(sequence) if !rows.is_empty() => {
                 cache.insert(sequence);
+                // Answers are not: a prompt that goes on from one brings it along.
+                disk.into_iter().for_each(|disk| disk.keep(sequence));
                 let mut choices: Vec<Choice> =
                     (0..request.n_choices).map(|idx| Choice::new(idx, request, sequence.fork())).collect();
                 for choice in &mut choices {

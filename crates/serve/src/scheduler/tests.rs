@@ -25,7 +25,7 @@ fn tokenizer() -> Arc<Tokenizer> {
 }
 
 fn scheduler(limits: Limits) -> Scheduler {
-    Scheduler::new(tiny_engine(), tokenizer(), limits)
+    Scheduler::new(tiny_engine(), tokenizer(), limits, None)
 }
 
 fn encode(text: &str) -> Vec<u32> {
