@@ -239,7 +239,8 @@ fn loader(args: &Arc<Args>, template: Option<String>, verbosity: Verbosity) -> L
         // An encoder's weights stay in their file.
         if !EncoderModel::is_at(&path) {
             let model = Model::load(&path).map_err(|error| refused(error.into()))?;
-            let budget = engine_args::budget(Some(PAGE_LEN), args.engine.kv.into());
+            let kv_type = engine_args::kv_type(args.engine.kv, model.gguf());
+            let budget = engine_args::budget(Some(PAGE_LEN), kv_type);
             let estimate = MemoryEstimate::new(model.config(), model.file_bytes(), &budget);
             if let (Some(false), Some(free_bytes)) = (estimate.fits, estimate.available_bytes) {
                 return Err(LoadFailure::NoRoom(format!(
