@@ -96,6 +96,44 @@ fn speed_is_measured() {
 }
 
 #[test]
+fn a_float_network_becomes_eight_bits() {
+    let sandbox = Sandbox::new();
+    let float = model("mnist_valid_f.tflite");
+    // Strokes of a pen, more or less: bright bars in all places.
+    let bars = (0..60).flat_map(|i: usize| {
+        (0..784).map(move |at: usize| {
+            let (row, column) = (at / 28, at % 28);
+            let is_ink = column.abs_diff(4 + i % 20) < 2 && (4..4 + i % 19).contains(&row)
+                || row.abs_diff(6 + i / 3) < 2 && (6..22).contains(&column);
+            if is_ink { 1f32 } else { 0.0 }
+        })
+    });
+    let inputs = sandbox.path("inputs.f32");
+    std::fs::write(&inputs, bars.flat_map(f32::to_le_bytes).collect::<Vec<u8>>()).unwrap();
+    let output = sandbox.path("int8.tflite");
+    let [inputs, output] = [&inputs, &output].map(|path| path.to_str().unwrap());
+    let args = ["net", "compress", &float, "--calibration", inputs, "-o", output, "--json"];
+    let report: Value = serde_json::from_str(&sandbox.run(&args).success()).unwrap();
+    assert_eq!((report["n_calibration"].as_u64(), report["n_compared"].as_u64()), (Some(45), Some(15)));
+    assert!(report["bytes_after"].as_u64().unwrap() < report["bytes_before"].as_u64().unwrap());
+    assert!(report["same_top_1"].as_f64().unwrap() > 0.9, "{report}");
+
+    let shown = sandbox.run(&["net", "inspect", output]).success();
+    assert!(shown.contains("int8[1, 28, 28, 1], scale 0.0039"), "{shown}");
+    let args = ["net", "eval", &float, output, &model("mnist_valid_q.tflite"), "--inputs", inputs, "--json"];
+    let rows: Vec<Value> = serde_json::from_str(&sandbox.run(&args).success()).unwrap();
+    assert_eq!((rows.len(), rows[0]["same_top_1"].as_f64()), (3, Some(1.0)));
+    assert!(
+        rows[1]["sqnr_db"].as_f64() > rows[2]["sqnr_db"].as_f64(),
+        "ours is nearer than theirs: {rows:?}"
+    );
+
+    let quantised = model("mnist_valid_q.tflite");
+    let args = ["net", "compress", &quantised, "--calibration", inputs, "-o", output];
+    assert!(sandbox.run(&args).failure().contains("an input that is no float"));
+}
+
+#[test]
 fn what_is_no_network_is_refused() {
     let sandbox = Sandbox::new();
     let file = sandbox.path("file.tflite");

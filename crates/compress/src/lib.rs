@@ -8,6 +8,7 @@
 //! - [`vocabulary`] keeps the tokens that a language or a domain needs, and drops the others' rows.
 //! - A [`certificate`] says in the file what was done and what was lost.
 //! - [`eval`] measures: perplexity, and how far a model has moved from its teacher; [`tasks`] scores questions.
+//! - [`networks`] brings small networks for images, sounds and sensors to eight bits.
 //! - [`teacher`] makes a float model to test with, of a quantised one.
 #![forbid(unsafe_code)]
 
@@ -18,6 +19,7 @@ mod error;
 pub mod eval;
 pub mod hessian;
 pub mod knapsack;
+pub mod networks;
 pub mod prune;
 pub mod rounding;
 pub mod search;

@@ -10,6 +10,7 @@ pub mod keys;
 pub mod models;
 pub mod net;
 pub mod perplexity;
+mod pictures;
 pub mod probe;
 pub mod pull;
 pub mod rm;

@@ -13,7 +13,7 @@ use crate::graph::{
 use crate::network::walk::{Walk, broadcast, broadcast_strides, dense_strides};
 
 /// Elements of all constants and lists of indices that a file makes beside those that it holds.
-const MAX_MADE: usize = 1 << 24;
+const MAX_MADE: usize = 1 << 21;
 /// Operators in all, branches that are chosen included.
 const MAX_NODES: usize = 1 << 16;
 
@@ -444,21 +444,20 @@ impl<'s> Builder<'s> {
         let mut shape = first.shape.clone();
         shape[axis] = items.iter().fold(0usize, |sum, item| sum.saturating_add(item.shape[axis]));
         let ints = items.iter().map(|item| match &item.data {
-            Data::Ints(values) => Some(values.clone()),
+            Data::Ints(values) => Some(&values[..]),
             _ => None,
         });
         if let Some(parts) = ints.collect::<Option<Vec<_>>>() {
             self.make(checked_size(&shape, ElementType::I8), place)?;
-            let inner: usize = shape[axis + 1..].iter().product();
-            let n_outer: usize = shape[..axis].iter().product();
-            let mut values = Vec::new();
-            for outer in 0..n_outer {
-                for (part, item) in parts.iter().zip(items) {
-                    let len = item.shape[axis] * inner;
-                    values.extend_from_slice(&part[outer * len..][..len]);
-                }
-            }
-            return Ok(Item::ints(shape, values));
+            return Ok(Item::ints(shape.clone(), side_by_side(&parts, items, axis)));
+        }
+        let floats = items.iter().map(|item| match &item.data {
+            Data::Floats(values) => Some(&values[..]),
+            _ => None,
+        });
+        if let Some(parts) = floats.collect::<Option<Vec<_>>>() {
+            self.make(checked_size(&shape, ElementType::I8), place)?;
+            return Ok(Item::floats(shape.clone(), side_by_side(&parts, items, axis)));
         }
         // Nothing of no elements is computed.
         let items: Vec<&Item> = items.iter().filter(|item| item.n_elements() > 0).collect();
@@ -664,6 +663,21 @@ fn walked<T: Copy>(walk: &Walk<1>, values: &[T]) -> Vec<T> {
     let [stride] = walk.row_strides();
     walk.rows(|[at]| out.extend((0..walk.row_len()).map(|i| values[at + i * stride])));
     out
+}
+
+/// Elements of known items along `axis`, one item after the other.
+fn side_by_side<T: Copy>(parts: &[&[T]], items: &[Item], axis: usize) -> Vec<T> {
+    let shape = &items[0].shape;
+    let inner: usize = shape[axis + 1..].iter().product();
+    let n_outer: usize = shape[..axis].iter().product();
+    let mut values = Vec::new();
+    for outer in 0..n_outer {
+        for (part, item) in parts.iter().zip(items) {
+            let len = item.shape[axis] * inner;
+            values.extend_from_slice(&part[outer * len..][..len]);
+        }
+    }
+    values
 }
 
 /// Where each element of what is picked lies.

@@ -140,7 +140,7 @@ pub fn kernels<T: Copy + Default>(
     let n = n_out
         .checked_mul(rows)
         .and_then(|n| n.checked_mul(columns)?.checked_mul(n_in))
-        .filter(|n| *n < 1 << 28);
+        .filter(|n| *n < 1 << 24);
     let mut dense = vec![T::default(); n.ok_or_else(misfit)?];
     for out in 0..n_out {
         let first = out / (n_out / groups) * per_group;

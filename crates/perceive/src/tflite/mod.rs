@@ -8,6 +8,9 @@ mod flatbuffer;
 mod operators;
 #[cfg(test)]
 mod tests;
+mod write;
+
+pub use write::write;
 
 use std::sync::Arc;
 

@@ -6,6 +6,11 @@ pub fn name(code: usize) -> Option<&'static str> {
     NAMES.get(code).copied().filter(|name| !name.is_empty())
 }
 
+/// The number of an operator, by its name.
+pub fn number(name: &str) -> Option<usize> {
+    NAMES.iter().position(|known| *known == name)
+}
+
 const NAMES: [&str; 210] = [
     "ADD",
     "AVERAGE_POOL_2D",

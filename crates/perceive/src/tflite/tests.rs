@@ -60,6 +60,28 @@ fn a_file_is_read() {
 }
 
 #[test]
+fn what_is_written_is_read_again() {
+    let names =
+        ["kws_ref_model", "pretrainedResnet_quant", "mbnet128_0_25_q", "mnist_valid_f", "str_ww_ref_model"];
+    for name in names {
+        let graph = read_bytes(&file(&format!("{name}.tflite"))).unwrap();
+        let written = super::write(&graph).unwrap();
+        let again = read_bytes(&written).unwrap();
+        assert_eq!((again.inputs, again.outputs), (graph.inputs, graph.outputs), "{name}");
+        assert_eq!(again.nodes.len(), graph.nodes.len());
+        for (a, b) in again.nodes.iter().zip(&graph.nodes) {
+            assert_eq!((&a.op, &a.inputs, &a.outputs), (&b.op, &b.inputs, &b.outputs), "{name}");
+        }
+        for (a, b) in again.tensors.iter().zip(&graph.tensors) {
+            assert_eq!((&a.name, a.element_type, &a.shape), (&b.name, b.element_type, &b.shape), "{name}");
+            assert_eq!(a.quantization, b.quantization, "{name}");
+            let bytes = |tensor: &crate::graph::Tensor| tensor.constant.as_ref().map(|c| c.bytes().to_vec());
+            assert_eq!(bytes(a), bytes(b), "{name}");
+        }
+    }
+}
+
+#[test]
 fn another_file() {
     malformed(b"", "begin");
     malformed(b"GGUF\x03\0\0\0\0\0\0\0", "begin");

@@ -1,6 +1,9 @@
 //! `edgeward net`: small networks, from TFLite and ONNX files.
 
 mod bench;
+mod compress;
+mod eval;
+mod examples;
 mod inspect;
 mod run;
 
@@ -17,7 +20,7 @@ use crate::store::Verbosity;
 /// Files beyond this are no small networks, bytes.
 const MAX_FILE_BYTES: u64 = 1 << 30;
 
-/// Look into, run and measure small networks for images, sounds and sensors
+/// Look into, run, measure and compress small networks for images, sounds and sensors
 #[derive(clap::Args)]
 #[command(
     arg_required_else_help = true,
@@ -25,7 +28,8 @@ const MAX_FILE_BYTES: u64 = 1 << 30;
 Examples:
   edgeward net inspect keyword.tflite
   edgeward net run keyword.tflite features.bin --json
-  edgeward net bench keyword.tflite --threads 1,2"
+  edgeward net bench keyword.tflite --threads 1,2
+  edgeward net compress float.tflite --calibration photographs/ -o int8.tflite"
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -37,6 +41,8 @@ enum Command {
     Inspect(inspect::Args),
     Run(run::Args),
     Bench(bench::Args),
+    Eval(eval::Args),
+    Compress(compress::Args),
 }
 
 /// Runs the command.
@@ -45,6 +51,8 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
         Command::Inspect(args) => inspect::run(args),
         Command::Run(args) => run::run(args),
         Command::Bench(args) => bench::run(args, verbosity),
+        Command::Eval(args) => eval::run(args),
+        Command::Compress(args) => compress::run(args, verbosity),
     }
 }
 

@@ -1,0 +1,174 @@
+//! `edgeward net compress`: a float network in eight bits.
+
+use std::fs;
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use edgeward_compress::networks::{Agreement, Method, Options, calibrate, quantize};
+use edgeward_perceive::{Graph, Network, tflite};
+use serde::Serialize;
+
+use super::{FileError, NetworkArgs, examples};
+use crate::Outcome;
+use crate::commands::pictures::PictureArgs;
+use crate::output::{self, print_line};
+use crate::store::{Progress, Verbosity, human_bytes};
+
+/// One example of so many is kept to compare on.
+const HELD_OUT: usize = 4;
+/// What black and white are to a network of floats, unless that is said.
+const USUAL_RANGE: (f32, f32) = (0.0, 1.0);
+
+/// Bring a float network to eight bits
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  edgeward net compress float.tflite --calibration photographs/ -o int8.tflite
+  edgeward net compress float.tflite --calibration photographs/ --range 0,255 -o int8.tflite
+  edgeward net compress keyword.tflite --calibration features.f32 --method min-max -o int8.tflite
+
+Calibration shows what the network's activations are like: some hundred inputs of the kind that it will see.
+Images are prepared as `edgeward see` does; other files hold float32 numbers, one input after the other. A
+quarter of them is kept to compare the two networks on.")]
+pub struct Args {
+    /// A TFLite or ONNX file of floats
+    file: PathBuf,
+    /// Images, folders of images, or files of numbers
+    #[arg(long, short, required = true, num_args = 1..)]
+    calibration: Vec<PathBuf>,
+    /// The TFLite file to write
+    #[arg(long, short)]
+    output: PathBuf,
+    /// How the ranges of activations are found
+    #[arg(long, value_enum, default_value = "best")]
+    method: MethodArg,
+    /// What percentile leaves out of the values, a share
+    #[arg(long, default_value_t = 1e-4, value_parser = share)]
+    outside: f64,
+    /// Leave biases as they are, though rounding moves mean outputs
+    #[arg(long)]
+    no_bias_correction: bool,
+    /// Most examples to use
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(2..))]
+    examples: u32,
+    /// Print JSON instead of text
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    pictures: PictureArgs,
+    #[command(flatten)]
+    network: NetworkArgs,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum MethodArg {
+    /// From the smallest to the largest value
+    MinMax,
+    /// Without the outermost values
+    Percentile,
+    /// With the least squared error
+    LeastSquares,
+    /// Whichever of these is nearest to the float network on the examples that were kept
+    Best,
+}
+
+impl MethodArg {
+    fn name(self) -> &'static str {
+        match self {
+            MethodArg::MinMax => "min-max",
+            MethodArg::Percentile => "percentile",
+            MethodArg::LeastSquares => "least-squares",
+            MethodArg::Best => "best",
+        }
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..0.5).contains(&share) => Ok(share),
+        _ => Err("give a number from 0 to less than 0.5".to_owned()),
+    }
+}
+
+#[derive(Serialize)]
+struct Report {
+    method: &'static str,
+    n_calibration: usize,
+    n_compared: usize,
+    bytes_before: u64,
+    bytes_after: u64,
+    /// Share of compared inputs with the same largest output.
+    same_top_1: f64,
+    sqnr_db: f64,
+    kl_divergence: Option<f64>,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
+    let progress = Progress::new(verbosity);
+    let graph = super::read(&args.file, &args.network)?;
+    let named = |error: edgeward_perceive::Error| FileError::new(&args.file, error);
+    let network = Network::new(&graph, &args.network.options(1)).map_err(named)?;
+    let examples = examples::read(&args.calibration, &network, &args.pictures, args.examples as usize)?;
+    let is_kept = |i: usize| examples.values.len() >= HELD_OUT && i % HELD_OUT == HELD_OUT - 1;
+    let part = |wanted: bool| -> Vec<Vec<Vec<f32>>> {
+        let all = examples.values.iter().enumerate();
+        all.filter(|(i, _)| is_kept(*i) == wanted).map(|(_, example)| example.clone()).collect()
+    };
+    let (seen, mut kept) = (part(false), part(true));
+    if kept.is_empty() {
+        // Too few to keep any: better than no comparison.
+        kept.clone_from(&seen);
+    }
+    progress.note(&format!("Calibrating on {} inputs, comparing on {}", seen.len(), kept.len()));
+    let statistics = calibrate(&graph, &seen).map_err(named)?;
+    let input_range = examples.are_images.then(|| args.pictures.range.unwrap_or(USUAL_RANGE));
+    let methods = match args.method {
+        MethodArg::Best => vec![MethodArg::MinMax, MethodArg::Percentile, MethodArg::LeastSquares],
+        one => vec![one],
+    };
+    let mut best: Option<(MethodArg, Graph, Agreement)> = None;
+    for name in methods {
+        let method = match name {
+            MethodArg::MinMax => Method::MinMax,
+            MethodArg::Percentile => Method::Percentile { outside: args.outside },
+            MethodArg::LeastSquares | MethodArg::Best => Method::LeastSquares,
+        };
+        let options = Options { method, input_range, corrects_bias: !args.no_bias_correction };
+        let made = quantize(&graph, &statistics, &seen, &options).map_err(named)?;
+        let agreement = Agreement::measure(&graph, &made, &kept).map_err(named)?;
+        if best.as_ref().is_none_or(|(_, _, other)| agreement.squared_error < other.squared_error) {
+            best = Some((name, made, agreement));
+        }
+    }
+    let (method, made, agreement) = best.expect("at least one method was tried");
+    let bytes = tflite::write(&made).map_err(named)?;
+    fs::write(&args.output, &bytes).map_err(|error| FileError::new(&args.output, error))?;
+    let report = Report {
+        method: method.name(),
+        n_calibration: seen.len(),
+        n_compared: kept.len(),
+        bytes_before: fs::metadata(&args.file)?.len(),
+        bytes_after: bytes.len() as u64,
+        same_top_1: agreement.top_1,
+        sqnr_db: agreement.sqnr_db,
+        kl_divergence: agreement.kl_divergence,
+    };
+    if args.json {
+        return output::print_json(&report);
+    }
+    print_line(&format!(
+        "{}: {}, of {}, ranges by {}",
+        args.output.display(),
+        human_bytes(report.bytes_after),
+        human_bytes(report.bytes_before),
+        report.method
+    ))?;
+    print_line(&format!(
+        "the same largest output on {:.1} % of {} inputs, {:.1} dB",
+        report.same_top_1 * 100.0,
+        report.n_compared,
+        report.sqnr_db
+    ))?;
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! Examples for a network: images that are prepared, or files of plain numbers.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use edgeward_perceive::Network;
+
+use super::FileError;
+use crate::commands::pictures::{PictureArgs, load, paths};
+
+/// Bytes of the largest file of numbers.
+const MAX_FILE_BYTES: u64 = 1 << 30;
+/// Numbers of all examples.
+const MAX_NUMBERS: usize = 1 << 28;
+
+/// Inputs of a network, one example after the other.
+pub(super) struct Examples {
+    /// Of each example, its inputs.
+    pub(super) values: Vec<Vec<Vec<f32>>>,
+    /// The folder in which each image lies, by name; of numbers there is none.
+    pub(super) folders: Vec<String>,
+    /// Whether they were images.
+    pub(super) are_images: bool,
+}
+
+/// Reads what `given` names: folders and images, or files of float32 numbers, little-endian, as many as the network takes
+/// for each example. At most `n` of them, spread over all.
+pub(super) fn read(
+    given: &[PathBuf],
+    network: &Network,
+    pictures: &PictureArgs,
+    n: usize,
+) -> Result<Examples, Box<dyn std::error::Error>> {
+    let are_images = given.iter().all(|path| path.is_dir() || is_image(path));
+    if are_images {
+        let paths = spread(paths(given)?, n);
+        let (mut values, mut folders) = (Vec::new(), Vec::new());
+        for path in paths {
+            let image = load(&path)?;
+            let prepared = pictures.preparation(None).prepare(&image, &network.inputs()[0]);
+            values.push(vec![prepared.map_err(|error| FileError::new(&path, error))?.0]);
+            check(values.len() * values[0][0].len())?;
+            let folder = path.parent().and_then(Path::file_name);
+            folders.push(folder.map_or_else(String::new, |name| name.to_string_lossy().into_owned()));
+        }
+        return Ok(Examples { values, folders, are_images });
+    }
+    let lens: Vec<usize> =
+        network.inputs().iter().map(edgeward_perceive::network::Port::n_elements).collect();
+    let example_len: usize = lens.iter().sum();
+    let mut values = Vec::new();
+    for path in given {
+        let named = |error: std::io::Error| FileError::new(path, error);
+        if fs::metadata(path).map_err(named)?.len() > MAX_FILE_BYTES {
+            return Err(FileError::new(path, format!("it has more than {MAX_FILE_BYTES} bytes")).into());
+        }
+        let bytes = fs::read(path).map_err(named)?;
+        let (floats, rest) = bytes.as_chunks();
+        if !rest.is_empty() || !floats.len().is_multiple_of(example_len) {
+            let what = format!(
+                "{} bytes are no whole number of examples of {example_len} float32 each",
+                bytes.len()
+            );
+            return Err(FileError::new(path, what).into());
+        }
+        let floats: Vec<f32> = floats.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        for mut example in floats.chunks_exact(example_len) {
+            let mut inputs = Vec::new();
+            for len in &lens {
+                let (input, others) = example.split_at(*len);
+                inputs.push(input.to_vec());
+                example = others;
+            }
+            values.push(inputs);
+            check(values.len() * example_len)?;
+        }
+    }
+    Ok(Examples { values: spread(values, n), folders: Vec::new(), are_images })
+}
+
+fn check(n_numbers: usize) -> Result<(), String> {
+    if n_numbers > MAX_NUMBERS {
+        Err("more examples than fit into memory: give fewer".into())
+    } else {
+        Ok(())
+    }
+}
+
+fn is_image(path: &Path) -> bool {
+    let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+    matches!(extension.as_deref(), Some("png" | "jpg" | "jpeg" | "bmp"))
+}
+
+/// At most `n`, at equal distances.
+fn spread<T>(all: Vec<T>, n: usize) -> Vec<T> {
+    let len = all.len();
+    let is_taken = |i: usize| len <= n || (i * n) / len != ((i + 1) * n) / len;
+    all.into_iter().enumerate().filter(|(i, _)| is_taken(*i)).map(|(_, one)| one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spread;
+
+    #[test]
+    fn some_of_all() {
+        assert_eq!(spread((0..10).collect(), 3).len(), 3);
+        assert_eq!(spread((0..10).collect(), 10), (0..10).collect::<Vec<_>>());
+        assert_eq!(spread((0..4).collect(), 9).len(), 4);
+        assert!(spread::<u8>(vec![], 9).is_empty());
+    }
+}
