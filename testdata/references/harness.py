@@ -3,7 +3,7 @@ questions of local files: what `edgeward eval --tasks` is compared with.
 
     python harness.py MODEL.gguf piqa/valid.jsonl arc_easy.jsonl 300
 
-Needs `lm-eval`, `transformers`, `torch`, `gguf`. The harness's own task definitions are used, with another source of the
+Needs `lm-eval[hf]` (with it `accelerate`), `transformers`, `torch`, `gguf`. The harness's own task definitions are used, with another source of the
 same data: PIQA as its authors publish it (labels in valid-labels.lst), ARC-easy as JSON lines with query, choices, gold.
 """
 
