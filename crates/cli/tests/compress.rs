@@ -224,6 +224,7 @@ fn memory_and_time_of_a_device_are_kept() {
         (&["--latency", "soon"], "is no time such as 4ms/token"),
         (&["--ram", "1GB", "--size", "80KB,90KB"], "give one --size at most"),
         (&["--latency", "1ms", "--device", "none.json"], "none.json"),
+        (&["--size", "80KB", "--device", "none.json"], "give one of them"),
     ] {
         let ran = compress(more);
         assert!(ran.code != Some(0) && ran.stderr.contains(said), "{more:?}: {}", ran.stderr);

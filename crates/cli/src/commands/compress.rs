@@ -39,6 +39,7 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// Tokens of a window of calibration text: long enough that most positions see much before them.
 const WINDOW_LEN: usize = 512;
+
 /// Make a smaller file of a model
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -249,6 +250,10 @@ pub fn run(args: &Args, verbosity: Verbosity) -> crate::Outcome {
     let ids = (file_id(teacher.path())?, file_id(path)?);
     if args.size.len() > 1 && (args.ram.is_some() || args.latency.is_some()) {
         return Err("--ram and --latency are for one file: give one --size at most".into());
+    }
+    // What is measured here would bear that device's name.
+    if args.device.is_some() && args.ram.is_none() && args.latency.is_none() {
+        return Err("--device says which device --ram or --latency are for: give one of them".into());
     }
     let profile = args.device.as_deref().map(DeviceProfile::of_another).transpose()?;
     let tasks = load_tasks(&args.tasks)?;
