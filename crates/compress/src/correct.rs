@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use edgeward_engine::{Engine, Isa};
+use edgeward_engine::Isa;
 use edgeward_kernels::DType;
 use edgeward_model::Model;
 use edgeward_model::tensor::Slot;
@@ -15,12 +15,10 @@ use edgeward_model::tensor::Slot;
 use crate::compress::{Compressor, matrix};
 use crate::error::Error;
 use crate::eval::{Divergence, Windows, compare_rows};
-use crate::search::{Measured, Solution};
+use crate::search::{Measured, Solution, embed_all};
 
 /// A measured loss is as expected up to this factor, either way: sums that are so near are as good as any.
 pub const TOLERANCE: f64 = 1.25;
-/// Every so manyeth position's prediction is compared.
-const STRIDE: usize = 4;
 /// Positions whose logits are in memory at once.
 const POSITIONS: usize = 64;
 
@@ -53,7 +51,9 @@ impl Compressor<'_> {
             self.place_teacher(&mut engine, slot)?;
             self.teacher.release(&self.tensor(slot)?);
         }
-        let before = self.last_rows(&mut engine, windows)?;
+        let tokens: Vec<Vec<u32>> = (0..windows.len()).map(|idx| windows.window(idx)).collect();
+        let streams = embed_all(&engine, &tokens)?;
+        let before = self.last_rows(&mut engine, streams, 0)?;
         // The teacher's logits are computed again for each type: to keep them would take more than the model.
         let mut factors = BTreeMap::new();
         let n_types = expected.len();
@@ -70,7 +70,8 @@ impl Compressor<'_> {
                 engine.set_matrix(slot, matrix(&tensor, tensor.dtype, tensor.data.to_vec())?)?;
                 old.push((slot, kept));
             }
-            let after = self.last_rows(&mut engine, windows)?;
+            let streams = embed_all(&engine, &tokens)?;
+            let after = self.last_rows(&mut engine, streams, 0)?;
             // The output matrix may be among those that changed: the student's logits while it is there, the teacher's
             // after.
             let mut student_logits = Vec::new();
@@ -92,22 +93,6 @@ impl Compressor<'_> {
         }
         self.tell("finding out what was misjudged", n_types, n_types)?;
         Ok(factors)
-    }
-
-    /// The residual stream after the last layer, at the positions that are compared.
-    fn last_rows(&mut self, engine: &mut Engine, windows: &Windows) -> Result<Vec<f32>, Error> {
-        let config = self.teacher.config();
-        let mut last = Vec::new();
-        for idx in 0..windows.len() {
-            let mut stream = engine.embed(&windows.window(idx))?;
-            for layer_idx in 0..config.n_layers {
-                self.check()?;
-                engine.run_layer(layer_idx, &mut stream, &mut |_, _| {})?;
-            }
-            let rows = stream.chunks_exact(config.hidden_dim).skip(STRIDE - 1).step_by(STRIDE);
-            last.extend(rows.flatten());
-        }
-        Ok(last)
     }
 }
 

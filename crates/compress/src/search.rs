@@ -454,20 +454,31 @@ impl Compressor<'_> {
     fn probe_logits(
         &mut self,
         engine: &mut Engine,
-        mut streams: Vec<Vec<f32>>,
+        streams: Vec<Vec<f32>>,
         layer_idx: usize,
     ) -> Result<Vec<f32>, Error> {
-        let hidden_dim = self.teacher.config().hidden_dim;
+        let last = self.last_rows(engine, streams, layer_idx)?;
+        Ok(engine.logits(&last)?.into_vec())
+    }
+
+    /// Residual streams before layer `layer_idx`, taken through all layers, at the positions that are compared.
+    pub(crate) fn last_rows(
+        &mut self,
+        engine: &mut Engine,
+        streams: Vec<Vec<f32>>,
+        layer_idx: usize,
+    ) -> Result<Vec<f32>, Error> {
+        let config = self.teacher.config();
         let mut last = Vec::new();
-        for stream in &mut streams {
-            self.check()?;
-            for layer_idx in layer_idx..self.teacher.config().n_layers {
-                engine.run_layer(layer_idx, stream, &mut |_, _| {})?;
+        for mut stream in streams {
+            for layer_idx in layer_idx..config.n_layers {
+                self.check()?;
+                engine.run_layer(layer_idx, &mut stream, &mut |_, _| {})?;
             }
-            let rows = stream.chunks_exact(hidden_dim).skip(PROBE_STRIDE - 1).step_by(PROBE_STRIDE);
+            let rows = stream.chunks_exact(config.hidden_dim).skip(PROBE_STRIDE - 1).step_by(PROBE_STRIDE);
             last.extend(rows.flatten());
         }
-        Ok(engine.logits(&last)?.into_vec())
+        Ok(last)
     }
 
     fn divergence(&self, engine: &mut Engine, probes: &Probes, logits: &[f32]) -> f64 {
@@ -478,7 +489,7 @@ impl Compressor<'_> {
     }
 }
 
-fn embed_all(engine: &Engine, windows: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, Error> {
+pub(crate) fn embed_all(engine: &Engine, windows: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, Error> {
     Ok(windows.iter().map(|tokens| engine.embed(tokens)).collect::<Result<_, _>>()?)
 }
 

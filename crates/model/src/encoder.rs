@@ -261,14 +261,7 @@ impl EncoderModel {
     /// Whatever is wrong with the files, the hyperparameters or the tensors.
     pub fn load(path: &Path) -> Result<EncoderModel, LoadError> {
         let config = config(path)?;
-        let (one, index) = (path.join("model.safetensors"), path.join("model.safetensors.index.json"));
-        let shards = if one.exists() {
-            Shards::open_file(&one)?
-        } else if index.exists() {
-            Shards::open_index(&index)?
-        } else {
-            return Err(LoadError::NoWeights { path: path.to_owned() });
-        };
+        let shards = Shards::open_folder(path)?;
         let slots: BTreeMap<String, EncoderSlot> =
             EncoderSlot::all(&config).map(|slot| (slot.name(), slot)).collect();
         let mut places = BTreeMap::new();

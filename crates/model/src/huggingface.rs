@@ -62,15 +62,7 @@ impl Folder {
     /// Opens `path`: a folder, or one safetensors file in it.
     pub(crate) fn open(path: &Path) -> Result<Folder, LoadError> {
         let (folder, shards) = if path.is_dir() {
-            let (one, index) = (path.join("model.safetensors"), path.join("model.safetensors.index.json"));
-            let shards = if one.exists() {
-                Shards::open_file(&one)?
-            } else if index.exists() {
-                Shards::open_index(&index)?
-            } else {
-                return Err(LoadError::NoWeights { path: path.to_owned() });
-            };
-            (path, shards)
+            (path, Shards::open_folder(path)?)
         } else {
             (path.parent().unwrap_or(Path::new("")), Shards::open_file(path)?)
         };

@@ -296,6 +296,22 @@ pub struct Shards {
 }
 
 impl Shards {
+    /// Opens the weights in the folder at `path`: `model.safetensors`, or the files that its index names.
+    ///
+    /// # Errors
+    /// [`LoadError::NoWeights`] when neither is there; else those of [`open_file`](Shards::open_file) and
+    /// [`open_index`](Shards::open_index).
+    pub fn open_folder(path: &Path) -> Result<Shards, LoadError> {
+        let (one, index) = (path.join("model.safetensors"), path.join("model.safetensors.index.json"));
+        if one.exists() {
+            Shards::open_file(&one)
+        } else if index.exists() {
+            Shards::open_index(&index)
+        } else {
+            Err(LoadError::NoWeights { path: path.to_owned() })
+        }
+    }
+
     /// Opens the one file at `path`.
     ///
     /// # Errors

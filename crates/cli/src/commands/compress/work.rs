@@ -75,37 +75,21 @@ pub struct Target<'a> {
     output: PathBuf,
     /// As it was written, and bytes.
     size: Option<&'a Size>,
-    assignment: Assignment,
-    kv_type: Option<KvType>,
-    /// By the matrices' names; empty if types were not searched for.
-    expected: BTreeMap<String, f64>,
+    /// Without losses if types were not searched for.
+    solution: Solution,
     /// Of a device that is not here.
     predicted: Option<Figures>,
 }
 
-impl<'a> Target<'a> {
-    /// Without a budget.
-    pub fn new(output: &Path, assignment: Assignment) -> Target<'a> {
-        let output = output.to_owned();
-        Target { output, size: None, assignment, kv_type: None, expected: BTreeMap::new(), predicted: None }
-    }
-
-    fn of(
-        output: PathBuf,
-        size: Option<&'a Size>,
-        solution: Solution,
-        predicted: Option<Figures>,
-    ) -> Target<'a> {
-        let Solution { assignment, kv_type, losses } = solution;
-        Target { output, size, assignment, kv_type, expected: losses, predicted }
+impl Target<'_> {
+    /// Without a search.
+    pub fn new(output: &Path, assignment: Assignment) -> Self {
+        let solution = Solution { assignment, kv_type: None, losses: BTreeMap::new() };
+        Target { output: output.to_owned(), size: None, solution, predicted: None }
     }
 
     fn expected_kl(&self) -> Option<f64> {
-        (!self.expected.is_empty()).then(|| self.expected.values().sum())
-    }
-
-    fn solution(&self) -> Solution {
-        Solution { assignment: self.assignment.clone(), kv_type: self.kv_type, losses: self.expected.clone() }
+        (!self.solution.losses.is_empty()).then(|| self.solution.loss())
     }
 }
 
@@ -117,7 +101,7 @@ impl<'a> Work<'a> {
         let mut compressor = Compressor::new(self.model, self.windows, options, cancel, watch)?;
         if let Some(dtype) = args.dtype {
             let target = Target::new(&args.output, Assignment::uniform(self.model, dtype.into()));
-            compressor.write(&target.assignment, &target.output, self.key)?;
+            compressor.write(&target.solution.assignment, &target.output, self.key)?;
             return Ok(vec![self.seal(&target, &[], compressor.watch())?]);
         }
         let measured = self.measure(&mut compressor)?;
@@ -128,8 +112,8 @@ impl<'a> Work<'a> {
         let candidates = self.candidates(&search, rest);
         let mut reports = Vec::new();
         for mut target in targets {
-            compressor.write(&target.assignment, &target.output, self.key)?;
-            let check = self.check(&target.output, target.kv_type, compressor.watch())?;
+            compressor.write(&target.solution.assignment, &target.output, self.key)?;
+            let check = self.check(&target.output, target.solution.kv_type, compressor.watch())?;
             let (check, rounds) = self.improve(&mut target, check, &measured, rest, &mut compressor)?;
             reports.push(self.certify(&target, check, rounds, &candidates, compressor.watch())?);
         }
@@ -193,13 +177,14 @@ impl<'a> Work<'a> {
             let solution = search.solve_loss(max_kl).ok_or_else(|| {
                 format!("no choice of types loses only {max_kl} nats: take more, or give --size")
             })?;
-            return Ok(vec![Target::of(args.output.clone(), None, solution, None)]);
+            return Ok(vec![Target { output: args.output.clone(), size: None, solution, predicted: None }]);
         }
         let wish = self.wish();
         if wish.is_of_a_device() {
             let (solution, figures) = wish.solve(search, compressor, rest, &args.output)?;
             let predicted = self.job.profile.map(|_| figures);
-            return Ok(vec![Target::of(args.output.clone(), args.size.first(), solution, predicted)]);
+            let (output, size) = (args.output.clone(), args.size.first());
+            return Ok(vec![Target { output, size, solution, predicted }]);
         }
         let budgets: Vec<u64> = args.size.iter().map(|size| size.bytes.saturating_sub(rest)).collect();
         let solutions = search.solve_sizes(&budgets);
@@ -217,7 +202,7 @@ impl<'a> Work<'a> {
                 let stem = args.output.file_stem().unwrap_or_default().to_string_lossy();
                 args.output.with_file_name(format!("{stem}-{}.gguf", size.text))
             };
-            Ok(Target::of(output, Some(size), solution, None))
+            Ok(Target { output, size: Some(size), solution, predicted: None })
         };
         args.size.iter().zip(solutions).map(target).collect()
     }
@@ -250,19 +235,20 @@ impl<'a> Work<'a> {
         }
         let first = Round { expected_kl, kl_divergence: check.kl_divergence };
         let result = Model::load(&target.output)?;
-        let factors = compressor.factors(&target.solution(), &result, self.check.0)?;
+        let factors = compressor.factors(&target.solution, &result, self.check.0)?;
         drop(result);
         let measured = correct::corrected(measured, &factors);
         let search = Search::new(self.model, &measured).ok_or("the measurements are of another model")?;
         let wish = self.wish();
         let solution = if wish.is_of_a_device() {
-            wish.solve_again(&search, &target.solution())?
+            wish.solve_again(&search, &target.solution)?
         } else {
             let of_size = target.size.map(|size| size.bytes.saturating_sub(rest));
-            let budget = of_size.unwrap_or(target.assignment.size_bytes(self.model));
+            let budget = of_size.unwrap_or(target.solution.assignment.size_bytes(self.model));
             search.solve_sizes(&[budget]).pop().flatten()
         };
-        let Some(solution) = solution.filter(|solution| solution.assignment != target.assignment) else {
+        let Some(solution) = solution.filter(|solution| solution.assignment != target.solution.assignment)
+        else {
             return Ok((check, Vec::new()));
         };
         let path = Temporary::beside(&target.output, "second");
@@ -274,8 +260,7 @@ impl<'a> Work<'a> {
         }
         fs::rename(&path.0, &target.output)
             .map_err(|error| format!("could not write {}: {error}", target.output.display()))?;
-        Solution { assignment: target.assignment, kv_type: target.kv_type, losses: target.expected } =
-            solution;
+        target.solution = solution;
         Ok((second_check, vec![first, second]))
     }
 
@@ -307,7 +292,7 @@ impl<'a> Work<'a> {
         candidates: &[Candidate],
         watch: &mut dyn FnMut(Step),
     ) -> Outcome<Report> {
-        let check = self.check(&target.output, target.kv_type, watch)?;
+        let check = self.check(&target.output, target.solution.kv_type, watch)?;
         self.certify(target, check, Vec::new(), candidates, watch)
     }
 
@@ -322,12 +307,12 @@ impl<'a> Work<'a> {
     ) -> Outcome<Report> {
         let Job { args, cancel, .. } = *self.job;
         let path = &target.output;
-        if target.kv_type.is_some() {
-            add_metadata(path, &[(KV_KEY, Value::String(kv_name(target.kv_type)))])?;
+        if target.solution.kv_type.is_some() {
+            add_metadata(path, &[(KV_KEY, Value::String(kv_name(target.solution.kv_type)))])?;
         }
         let vocabulary = match (&self.job.trimming, self.kept) {
             (Some(trimming), Some(kept)) => {
-                let mut result = self.result(path, target.kv_type)?;
+                let mut result = self.result(path, target.solution.kv_type)?;
                 let mut teacher = self.teacher(result.config().vocab_size)?;
                 let (result, teacher) =
                     ((&mut result, self.tokenizer), (&mut teacher.engine, self.job.tokenizer));
@@ -343,7 +328,7 @@ impl<'a> Work<'a> {
         };
         let (tasks, answers) = self.job.samples.ask(
             &asked(self.job.teacher, self.job.tokenizer, None),
-            &asked(&model, self.tokenizer, target.kv_type),
+            &asked(&model, self.tokenizer, target.solution.kv_type),
             cancel,
             watch,
         )?;
@@ -352,14 +337,14 @@ impl<'a> Work<'a> {
             Some(figures) => figures,
             None => running::measure(path, self.job.device_threads, args.context as usize)?,
         };
-        let device = self.wish().record(target.kv_type, figures);
-        let tensors = target.assignment.0.iter().filter_map(|(slot, dtype)| {
+        let device = self.wish().record(target.solution.kv_type, figures);
+        let tensors = target.solution.assignment.0.iter().filter_map(|(slot, dtype)| {
             let tensor = self.model.tensor(*slot)?;
             Some(TensorRecord {
                 name: tensor.name.to_owned(),
                 dtype: dtype.name().to_owned(),
                 size_bytes: (dtype.row_bytes(tensor.n_cols)? * tensor.n_rows) as u64,
-                expected_kl: target.expected.get(tensor.name).copied(),
+                expected_kl: target.solution.losses.get(tensor.name).copied(),
             })
         });
         let budget_bytes = target.size.map(|size| size.bytes);
