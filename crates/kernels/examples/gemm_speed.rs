@@ -1,14 +1,17 @@
-//! Speed of the quantised matrix products on every instruction set of this CPU, one thread.
+//! Speed of the matrix products on every instruction set of this CPU, one thread.
 //!
 //! `cargo run --release -p edgeward-kernels --example gemm_speed [TYPE...]` prints, for each type, shape (rows x
 //! columns, those of SmolLM2-135M; columns rounded up to whole blocks) and number of tokens, 10^9 multiplications and
 //! additions per second, each counting as one. The best of several runs counts: other work on the machine can only
 //! make a run slower.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edgeward_kernels::acts::Form;
-use edgeward_kernels::{Activations, DType, Isa, Linear, Matrix, Mode, PackedMatrix, Pool, linear};
+use edgeward_kernels::{
+    Activations, DType, FloatMatrix, Isa, Linear, Matrix, Mode, PackedMatrix, Pool, linear,
+};
 
 const SHAPES: [(usize, usize); 3] = [(576, 576), (1536, 576), (576, 1536)];
 const N_TOKENS: [usize; 3] = [1, 8, 512];
@@ -20,7 +23,7 @@ fn main() {
     let default = [DType::Q4_1, DType::Q4_0, DType::Q8_0, DType::Q6_K, DType::Q4_K];
     let dtypes = DType::ALL.into_iter().filter(|dtype| match wanted.is_empty() {
         true => default.contains(dtype),
-        false => dtype.is_quantized() && wanted.iter().any(|name| name == dtype.name()),
+        false => wanted.iter().any(|name| name == dtype.name()),
     });
     let mut pool = Pool::new(1);
     println!(
@@ -53,15 +56,19 @@ fn random_map(dtype: DType, n_rows: usize, n_cols: usize) -> Linear {
             (state >> 58) as u8
         })
         .collect();
-    let matrix = PackedMatrix::pack(dtype, n_rows, n_cols, &bytes).expect("the bytes are valid blocks");
-    Linear { matrix: Matrix::Packed(matrix), bias: None }
+    let matrix = match dtype.is_quantized() {
+        true => PackedMatrix::pack(dtype, n_rows, n_cols, &bytes).ok().map(Matrix::Packed),
+        false => FloatMatrix::new(dtype, n_rows, n_cols, Arc::new(bytes)).map(Matrix::Float),
+    };
+    Linear { matrix: matrix.expect("the bytes are valid blocks"), bias: None }
 }
 
 /// Operations per second.
 fn speed(pool: &mut Pool, isa: Isa, map: &Linear, n_tokens: usize) -> f64 {
     let (n_rows, n_cols) = (map.matrix.n_rows(), map.matrix.n_cols());
+    let form = if map.matrix.is_quantized() { Form::Int8 } else { Form::Float };
     let mut input = Activations::default();
-    input.fill(pool, isa, (n_tokens, n_cols), Form::Int8, |token, row| {
+    input.fill(pool, isa, (n_tokens, n_cols), form, |token, row| {
         row.iter_mut().enumerate().for_each(|(i, x)| *x = ((token * 31 + i * 17) % 101) as f32 - 50.0);
     });
     let mut out = vec![0.0; n_tokens * n_rows];

@@ -851,77 +851,103 @@ impl FloatTiles<'_> {
     #[inline(always)]
     fn multiply<S: Simd>(self, s: S, width: usize, load: impl Fn(S, *const u8) -> S::F) {
         let n_cols = self.matrix.n_cols;
-        let n_whole = n_cols / LANES * LANES;
+        let row_bytes = n_cols * width;
         let data = (*self.matrix.data).as_ref();
-        let n_tokens = self.tokens.len();
-        for (tile, out) in self.tiles.zip(self.out.chunks_exact_mut(n_tokens)) {
+        let x = &self.rows[self.tokens.start * n_cols..self.tokens.end * n_cols];
+        for (tile, out) in self.tiles.zip(self.out.chunks_exact_mut(self.tokens.len())) {
             // Rows beyond the last have products too: zeros.
             let mut out: Vec<&mut [f32; LANES]> = out.iter_mut().map(|out| out.write([0.0; LANES])).collect();
-            for lane in 0..LANES.min(self.matrix.n_rows - tile * LANES) {
-                let weights = &data[(tile * LANES + lane) * n_cols * width..][..n_cols * width];
-                // The last, incomplete vector is padded with zeros, which change no sum.
-                let mut tail = [0u8; 4 * LANES];
-                tail[..(n_cols - n_whole) * width].copy_from_slice(&weights[n_whole * width..]);
-                let row = FloatRow { weights, tail: &tail, n_cols, width };
-                let mut token = self.tokens.start;
-                while token < self.tokens.end {
-                    let rows = &self.rows[token * n_cols..];
-                    let out = &mut out[token - self.tokens.start..];
-                    if out.len() >= 4 {
-                        row.dot::<S, 4>(s, &load, rows).iter().zip(out).for_each(|(y, out)| out[lane] = *y);
-                        token += 4;
-                    } else {
-                        out[0][lane] = row.dot::<S, 1>(s, &load, rows)[0];
-                        token += 1;
-                    }
+            let n_rows = LANES.min(self.matrix.n_rows - tile * LANES);
+            let mut lane = 0;
+            while lane < n_rows {
+                let weights = &data[(tile * LANES + lane) * row_bytes..];
+                // As many rows and tokens at once as there are registers for their sums.
+                macro_rules! take {
+                    ($n_rows:literal x $($n_tokens:literal)*) => {
+                        if const { $n_rows == 1 || S::FLOAT_VECTORS >= 2 * $n_rows * $n_rows } && n_rows - lane >= $n_rows {
+                            let rows = FloatRows::<$n_rows>::new(weights, n_cols, width);
+                            let (mut x, mut out) = (x, &mut out[..]);
+                            $(while out.len() >= $n_tokens {
+                                let y = rows.dot::<S, $n_tokens>(s, &load, x);
+                                let (now, later) = out.split_at_mut($n_tokens);
+                                now.iter_mut().zip(y).for_each(|(out, y)| out[lane..][..$n_rows].copy_from_slice(&y));
+                                (x, out) = (&x[$n_tokens * n_cols..], later);
+                            })*
+                            lane += $n_rows;
+                            continue;
+                        }
+                    };
                 }
+                take!(4 x 4 2 1);
+                take!(2 x 2 1);
+                take!(1 x 1);
             }
         }
     }
 }
 
-/// One row of a float matrix.
-struct FloatRow<'a> {
-    weights: &'a [u8],
+/// `R` rows of a float matrix, one after the other.
+struct FloatRows<'a, const R: usize> {
+    weights: [&'a [u8]; R],
     /// The columns beyond the last whole vector, padded with zeros, which change no sum.
-    tail: &'a [u8; 4 * LANES],
+    tails: [[u8; 4 * LANES]; R],
     n_cols: usize,
     /// Bytes of an element.
     width: usize,
 }
 
-impl FloatRow<'_> {
-    /// Products with the first `N` rows of `x`.
+impl<'a, const R: usize> FloatRows<'a, R> {
+    /// The first of `weights`.
+    #[inline(always)]
+    fn new(weights: &'a [u8], n_cols: usize, width: usize) -> FloatRows<'a, R> {
+        let n_whole = n_cols / LANES * LANES;
+        let weights: [&[u8]; R] = std::array::from_fn(|r| &weights[r * n_cols * width..][..n_cols * width]);
+        let mut tails = [[0; 4 * LANES]; R];
+        for (tail, weights) in tails.iter_mut().zip(&weights) {
+            tail[..(n_cols - n_whole) * width].copy_from_slice(&weights[n_whole * width..]);
+        }
+        FloatRows { weights, tails, n_cols, width }
+    }
+
+    /// Products of each row with the first `N` tokens of `x`: `[token][row]`.
     #[inline(always)]
     fn dot<S: Simd, const N: usize>(
         &self,
         s: S,
         load: &impl Fn(S, *const u8) -> S::F,
         x: &[f32],
-    ) -> [f32; N] {
+    ) -> [[f32; R]; N] {
         let n_whole = self.n_cols / LANES * LANES;
         let x: [&[f32]; N] = std::array::from_fn(|t| &x[t * self.n_cols..][..self.n_cols]);
-        let mut sums = [s.splat(0.0); N];
+        let mut sums = [[s.splat(0.0); R]; N];
         for col in (0..n_whole).step_by(LANES) {
-            let w = load(s, self.weights[col * self.width..][..LANES * self.width].as_ptr());
-            for t in 0..N {
-                // SAFETY: sixteen elements are readable: `col + 16` is at most `n_cols`.
-                sums[t] = s.fma(w, unsafe { s.load(x[t].as_ptr().add(col)) }, sums[t]);
+            // SAFETY: sixteen elements are readable of each row: `col + 16` is at most `n_cols`.
+            unsafe {
+                let mut w = [s.splat(0.0); R];
+                unroll!(r in 0..R {
+                    w[r] = load(s, self.weights[r].as_ptr().add(col * self.width));
+                });
+                unroll!(t in 0..N {
+                    let x = s.load(x[t].as_ptr().add(col));
+                    unroll!(r in 0..R { sums[t][r] = s.fma(w[r], x, sums[t][r]); });
+                });
             }
         }
         if n_whole < self.n_cols {
-            let w = load(s, self.tail.as_ptr());
             for t in 0..N {
                 let mut padded = [0.0; LANES];
                 padded[..self.n_cols - n_whole].copy_from_slice(&x[t][n_whole..]);
-                // SAFETY: sixteen elements are readable.
-                sums[t] = s.fma(w, unsafe { s.load(padded.as_ptr()) }, sums[t]);
+                for r in 0..R {
+                    // SAFETY: sixteen elements are readable.
+                    let x = unsafe { s.load(padded.as_ptr()) };
+                    sums[t][r] = s.fma(load(s, self.tails[r].as_ptr()), x, sums[t][r]);
+                }
             }
         }
-        let mut y = [0.0; N];
-        for t in 0..N {
-            y[t] = s.reduce_add(sums[t]);
-        }
+        let mut y = [[0.0; R]; N];
+        unroll!(t in 0..N {
+            y[t] = s.reduce_add_each(sums[t]);
+        });
         y
     }
 }

@@ -282,6 +282,7 @@ impl<D: Dot> Simd for Avx2<D> {
         self.0.call(kernel)
     }
 
+    const FLOAT_VECTORS: usize = 8;
     const MAX_TOKENS: usize = 4;
     const BYTE_ZERO: i32 = D::BYTE_ZERO;
     const SCORE_BLOCKS: usize = 1;

@@ -35,6 +35,7 @@ impl Simd for Avx512 {
         unsafe { run(kernel) }
     }
 
+    const FLOAT_VECTORS: usize = 32;
     const MAX_TOKENS: usize = 8;
     const BYTE_ZERO: i32 = 128;
     const SCORE_BLOCKS: usize = 4;

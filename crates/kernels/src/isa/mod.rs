@@ -45,6 +45,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// compiler minutes.
     fn call<K: Kernel>(self, kernel: K) -> K::Output;
 
+    /// Vectors of sixteen floats that the registers hold.
+    const FLOAT_VECTORS: usize;
     /// Tokens that the integer matrix kernel keeps in registers at once: 1, 2, 4, 8 or 16.
     const MAX_TOKENS: usize;
     /// What [`Simd::dot`] leaves to be subtracted from codes of eight bits, whose zero point is 128: 128 where bytes
@@ -77,6 +79,15 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn abs(self, a: Self::F) -> Self::F;
     /// Sum of the lanes: lane i and i + 8, then i and i + 4, i + 2, i + 1.
     fn reduce_add(self, a: Self::F) -> f32;
+    /// [`Simd::reduce_add`] of each of several.
+    #[inline(always)]
+    fn reduce_add_each<const N: usize>(self, a: [Self::F; N]) -> [f32; N] {
+        let mut sums = [0.0; N];
+        unroll!(i in 0..N {
+            sums[i] = self.reduce_add(a[i]);
+        });
+        sums
+    }
     /// Largest lane; no lane is NaN.
     fn reduce_max(self, a: Self::F) -> f32;
     unsafe fn load(self, src: *const f32) -> Self::F;

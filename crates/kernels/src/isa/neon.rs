@@ -425,6 +425,7 @@ impl<D: Dot> Simd for Neon<D> {
         self.0.call(kernel)
     }
 
+    const FLOAT_VECTORS: usize = 8;
     const MAX_TOKENS: usize = D::MAX_TOKENS;
     const BYTE_ZERO: i32 = D::BYTE_ZERO;
     const SCORE_BLOCKS: usize = 1;

@@ -28,6 +28,7 @@ impl Simd for Scalar {
         run(kernel)
     }
 
+    const FLOAT_VECTORS: usize = 1;
     const MAX_TOKENS: usize = 1;
     const BYTE_ZERO: i32 = 128;
     const SCORE_BLOCKS: usize = 1;
