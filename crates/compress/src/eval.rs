@@ -18,6 +18,8 @@ use std::ops::Range;
 
 use edgeward_engine::{CancelToken, Engine, Isa, Sequence, log_probability};
 use edgeward_kernels::{Pool, Vectorized};
+use edgeward_model::Model;
+use edgeward_model::tensor::Slot;
 use edgeward_model::tokenizer::{AddSpecial, ParseSpecial, Tokenizer};
 use serde::{Deserialize, Serialize};
 
@@ -264,6 +266,8 @@ pub struct Teacher {
     pub engine: Engine,
     /// For each token of the others, its own; none if they are the same.
     ids: Option<Vec<u32>>,
+    /// For each window that was read ahead, the residual stream after the last layer at the scored positions.
+    read_ahead: Vec<Vec<f32>>,
 }
 
 impl Teacher {
@@ -279,11 +283,11 @@ impl Teacher {
     ) -> Result<Teacher, Error> {
         let n_rows = engine.config().vocab_size;
         if n_rows == vocab_size {
-            return Ok(Teacher { engine, ids: None });
+            return Ok(Teacher { engine, ids: None, read_ahead: Vec::new() });
         }
         let ids = ids_in(student, tokenizer).filter(|ids| ids.len() == vocab_size);
         let mismatch = Error::VocabularyMismatch { student: vocab_size, teacher: n_rows };
-        Ok(Teacher { engine, ids: Some(ids.ok_or(mismatch)?) })
+        Ok(Teacher { engine, ids: Some(ids.ok_or(mismatch)?), read_ahead: Vec::new() })
     }
 
     /// Whether the students' vocabulary is a part of its own.
@@ -295,6 +299,59 @@ impl Teacher {
         self.ids.as_ref().map_or(self.engine.config().vocab_size, Vec::len)
     }
 
+    /// Reads all of `windows` now, layer by layer, and gives the memory of each layer back: for [`score_window`] of these
+    /// windows only the output matrix is needed after that, however many students there are. `model` is the engine's.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub fn read(
+        &mut self,
+        model: &Model,
+        windows: &Windows,
+        cancel: &CancelToken,
+        watch: &mut dyn FnMut(usize, usize),
+    ) -> Result<(), Error> {
+        let mut streams = Vec::new();
+        for idx in 0..windows.len() {
+            streams.push(self.engine.embed(&self.own_tokens(&windows.window(idx)))?);
+        }
+        let n_layers = self.engine.config().n_layers;
+        for layer_idx in 0..n_layers {
+            watch(layer_idx, n_layers);
+            for stream in &mut streams {
+                if cancel.is_cancelled() {
+                    return Err(Error::Cancelled);
+                }
+                self.engine.run_layer(layer_idx, stream, &mut |_, _| {})?;
+            }
+            let of_layer = |slot: &Slot| matches!(slot, Slot::Layer(of, _) if *of == layer_idx);
+            model.tensors().filter(|(slot, _)| of_layer(slot)).for_each(|(_, tensor)| model.release(&tensor));
+        }
+        watch(n_layers, n_layers);
+        let hidden_dim = self.engine.config().hidden_dim;
+        let scored = windows.scored();
+        let of_scored =
+            |stream: Vec<f32>| stream[scored.start * hidden_dim..scored.end * hidden_dim].to_vec();
+        self.read_ahead = streams.into_iter().map(of_scored).collect();
+        Ok(())
+    }
+
+    /// What a student's tokens are to the teacher.
+    fn own_tokens(&self, tokens: &[u32]) -> Vec<u32> {
+        match &self.ids {
+            None => tokens.to_vec(),
+            Some(ids) => tokens.iter().map(|id| ids[*id as usize]).collect(),
+        }
+    }
+
+    /// The logits of the students' tokens among the teacher's, appended to `out`.
+    fn push_logits(ids: Option<&[u32]>, logits: &[f32], out: &mut Vec<f32>) {
+        match ids {
+            None => out.extend_from_slice(logits),
+            Some(ids) => out.extend(ids.iter().map(|id| logits[*id as usize])),
+        }
+    }
+
     /// Appends the logits after `piece` from the `first`-th token on to `out`: of the students' tokens.
     fn score(
         &mut self,
@@ -304,19 +361,28 @@ impl Teacher {
         cancel: &CancelToken,
         out: &mut Vec<f32>,
     ) -> Result<(), Error> {
-        let Teacher { engine, ids } = self;
-        match ids {
-            None => {
-                engine.score(sequence, piece, first, cancel, |_, logits| out.extend_from_slice(logits))?
-            }
-            Some(ids) => {
-                let piece: Vec<u32> = piece.iter().map(|id| ids[*id as usize]).collect();
-                engine.score(sequence, &piece, first, cancel, |_, logits| {
-                    out.extend(ids.iter().map(|id| logits[*id as usize]));
-                })?;
-            }
-        }
+        let piece = self.own_tokens(piece);
+        let ids = self.ids.as_deref();
+        self.engine
+            .score(sequence, &piece, first, cancel, |_, logits| Teacher::push_logits(ids, logits, out))?;
         Ok(())
+    }
+
+    /// The same of a window that was read ahead, for scored positions by their number; `None` if it was not.
+    fn score_read(
+        &mut self,
+        idx: usize,
+        rows: Range<usize>,
+        out: &mut Vec<f32>,
+    ) -> Option<Result<(), Error>> {
+        let hidden_dim = self.engine.config().hidden_dim;
+        let rows = &self.read_ahead.get(idx)?[rows.start * hidden_dim..rows.end * hidden_dim];
+        let logits = match self.engine.logits(rows) {
+            Ok(logits) => logits,
+            Err(error) => return Some(Err(error.into())),
+        };
+        (0..logits.n_rows()).for_each(|i| Teacher::push_logits(self.ids.as_deref(), logits.row(i), out));
+        Some(Ok(()))
     }
 }
 
@@ -365,7 +431,11 @@ pub fn score_window(
         let piece = &window[at..end];
         if let (Some(teacher), Some(sequence)) = (&mut teacher, &mut teacher_sequence) {
             theirs.clear();
-            teacher.score(sequence, piece, first, cancel, &mut theirs)?;
+            let rows = at.max(scored.start) - scored.start..end - scored.start;
+            match teacher.score_read(idx, rows, &mut theirs) {
+                Some(read) => read?,
+                None => teacher.score(sequence, piece, first, cancel, &mut theirs)?,
+            }
         }
         for (((student, _), sequence), scores) in students.iter_mut().zip(&mut sequences).zip(&mut scores) {
             ours.clear();
@@ -636,6 +706,9 @@ pub(crate) fn exp(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+
+    use edgeward_engine::{EngineOptions, Precision};
 
     #[test]
     fn windows_are_evenly_spread() {
@@ -654,6 +727,41 @@ mod tests {
         assert_eq!(starts(&windows.part(4)), [0, 3, 6, 9]);
         assert_eq!(starts(&windows.rest(4).unwrap()), [1, 2, 4, 5, 7, 8]);
         assert!(windows.rest(10).is_none() && windows.rest(99).is_none());
+    }
+
+    /// A teacher that has read ahead says what one that reads along does.
+    #[test]
+    fn reading_ahead_changes_nothing() {
+        let load = |name: &str| {
+            let path =
+                std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/tiny").join(name);
+            Arc::new(Model::load(&path).unwrap())
+        };
+        for name in ["llama.gguf", "gemma3.gguf"] {
+            let model = load(name);
+            let tokenizer = model.tokenizer().unwrap();
+            let options = EngineOptions { n_threads: 2, ..EngineOptions::default() };
+            let mut student = Engine::new(&model, options.clone()).unwrap();
+            let vocab_size = student.config().vocab_size as u32;
+            let tokens = (0..200).map(|i| i * 7 % vocab_size).collect();
+            let windows = Windows { tokens, window_len: 90, bos: None };
+            let exact = EngineOptions { precision: Precision::Exact, ..options };
+            let engine = Engine::new(&model, exact).unwrap();
+            let mut teacher = Teacher::new(engine, &tokenizer, &tokenizer, vocab_size as usize).unwrap();
+            let cancel = CancelToken::new();
+            let mut score = |teacher: &mut Teacher| {
+                let mut scores = TextScores::default();
+                for idx in 0..windows.len() {
+                    let students = &mut [(&mut student, &mut scores)];
+                    score_window(&windows, idx, students, Some(teacher), &cancel, &mut |_| {}).unwrap();
+                }
+                scores
+            };
+            let along = score(&mut teacher);
+            teacher.read(&model, &windows, &cancel, &mut |_, _| {}).unwrap();
+            assert_eq!(along.divergence.n(), 2 * windows.scored().len(), "{name}");
+            assert_eq!(score(&mut teacher), along, "{name}");
+        }
     }
 
     #[test]

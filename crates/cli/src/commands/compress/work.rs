@@ -15,6 +15,7 @@ use edgeward_compress::rounding::Effort;
 use edgeward_compress::search::{self, Measured, Search, Solution};
 use edgeward_compress::vocabulary::Kept;
 use edgeward_engine::{Engine, EngineOptions, KvType};
+use edgeward_kernels::memory::give_back_freed;
 use edgeward_model::Model;
 use edgeward_model::gguf::Value;
 use edgeward_model::tokenizer::Tokenizer;
@@ -111,10 +112,16 @@ impl<'a> Work<'a> {
         let targets = self.targets(&search, &compressor, rest)?;
         let candidates = self.candidates(&search, rest);
         let mut reports = Vec::new();
+        let mut teacher = None;
         for mut target in targets {
             compressor.write(&target.solution.assignment, &target.output, self.key)?;
-            let check = self.check(&target.output, target.solution.kv_type, compressor.watch())?;
-            let (check, rounds) = self.improve(&mut target, check, &measured, rest, &mut compressor)?;
+            let teacher = match &mut teacher {
+                Some(teacher) => teacher,
+                none => none.insert(self.reader(compressor.watch())?),
+            };
+            let check = self.check(&target.output, target.solution.kv_type, teacher, compressor.watch())?;
+            let (check, rounds) =
+                self.improve(&mut target, check, teacher, (&measured, rest), &mut compressor)?;
             reports.push(self.certify(&target, check, rounds, &candidates, compressor.watch())?);
         }
         Ok(reports)
@@ -130,6 +137,7 @@ impl<'a> Work<'a> {
             saved = resume.save(&measured);
         })?;
         saved?;
+        give_back_freed();
         let mut measured = if args.compatible { search::compatible(measured) } else { measured };
         // Only memory is a reason to keep keys and values in less.
         if args.ram.is_some() {
@@ -225,8 +233,8 @@ impl<'a> Work<'a> {
         &self,
         target: &mut Target,
         check: Check,
-        measured: &[Measured],
-        rest: u64,
+        teacher: &mut Teacher,
+        (measured, rest): (&[Measured], u64),
         compressor: &mut Compressor,
     ) -> Outcome<(Check, Vec<Round>)> {
         let expected_kl = target.expected_kl().unwrap_or(0.0);
@@ -253,7 +261,7 @@ impl<'a> Work<'a> {
         };
         let path = Temporary::beside(&target.output, "second");
         compressor.write(&solution.assignment, &path.0, self.key)?;
-        let second_check = self.check(&path.0, solution.kv_type, compressor.watch())?;
+        let second_check = self.check(&path.0, solution.kv_type, teacher, compressor.watch())?;
         let second = Round { expected_kl: solution.loss(), kl_divergence: second_check.kl_divergence };
         if second.kl_divergence >= first.kl_divergence {
             return Ok((check, vec![second, first]));
@@ -265,10 +273,16 @@ impl<'a> Work<'a> {
     }
 
     /// Measures a file beside the teacher.
-    fn check(&self, path: &Path, kv_type: Option<KvType>, watch: &mut dyn FnMut(Step)) -> Outcome<Check> {
+    fn check(
+        &self,
+        path: &Path,
+        kv_type: Option<KvType>,
+        teacher: &mut Teacher,
+        watch: &mut dyn FnMut(Step),
+    ) -> Outcome<Check> {
+        give_back_freed();
         let mut result = self.result(path, kv_type)?;
-        let mut teacher = self.teacher(result.config().vocab_size)?;
-        Ok(Check::measure(&mut result, &mut teacher, self.check, self.job.cancel, watch)?)
+        Ok(Check::measure(&mut result, teacher, self.check, self.job.cancel, watch)?)
     }
 
     fn result(&self, path: &Path, kv_type: Option<KvType>) -> Outcome<Engine> {
@@ -278,6 +292,16 @@ impl<'a> Work<'a> {
             ..EngineOptions::default()
         };
         Ok(Engine::new(&Arc::new(Model::load(path)?), options)?)
+    }
+
+    /// The teacher, which has read what results are checked on.
+    fn reader(&self, watch: &mut dyn FnMut(Step)) -> Outcome<Teacher> {
+        give_back_freed();
+        let mut teacher = self.teacher(self.model.config().vocab_size)?;
+        teacher.read(self.job.teacher, self.check.0, self.job.cancel, &mut |n_done, n_all| {
+            watch(Step { what: "reading what is held out", n_done, n_all });
+        })?;
+        Ok(teacher)
     }
 
     fn teacher(&self, vocab_size: usize) -> Outcome<Teacher> {
@@ -292,7 +316,9 @@ impl<'a> Work<'a> {
         candidates: &[Candidate],
         watch: &mut dyn FnMut(Step),
     ) -> Outcome<Report> {
-        let check = self.check(&target.output, target.solution.kv_type, watch)?;
+        let mut teacher = self.reader(watch)?;
+        let check = self.check(&target.output, target.solution.kv_type, &mut teacher, watch)?;
+        drop(teacher);
         self.certify(target, check, Vec::new(), candidates, watch)
     }
 
