@@ -6,6 +6,7 @@ use edgeward_compress::certificate::{Answer, TaskRecord};
 use edgeward_compress::compress::Step;
 use edgeward_compress::tasks::{Task, TaskScores, TaskSummary};
 use edgeward_engine::{CancelToken, Engine, EngineOptions, KvType, Sampler, SamplerOptions};
+use edgeward_kernels::memory::give_back_freed;
 use edgeward_model::Model;
 use edgeward_model::tokenizer::Tokenizer;
 
@@ -46,7 +47,9 @@ impl Samples<'_> {
         cancel: &CancelToken,
         watch: &mut dyn FnMut(Step),
     ) -> Outcome<(Vec<TaskRecord>, Vec<Answer>)> {
+        give_back_freed();
         let before = self.ask_one(teacher, "asking the teacher", cancel, watch)?;
+        give_back_freed();
         let after = self.ask_one(result, "asking the result", cancel, watch)?;
         let tasks = self.tasks.iter().zip(before.0.into_iter().zip(after.0));
         let tasks =
