@@ -12,10 +12,60 @@ use edgeward_model::gguf::{ArrayBuf, GgufWriter, Value, ValueType};
 /// Name, dimensions with the fastest-varying first, type.
 type Described = (&'static str, Vec<usize>, DType);
 
+/// A request for each endpoint of `fuzz_targets/request.rs`, by its place there, with the fields that it knows.
+const REQUESTS: [(&str, u8, &str); 13] = [
+    (
+        "chat",
+        0,
+        r#"{"model":"llama","messages":[{"role":"system","content":"a"},{"role":"user","content":[{"type":"text","text":"b"}]},{"role":"assistant","tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{}"}}]},{"role":"tool","tool_call_id":"1","content":"c"}],"tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object"}}}],"tool_choice":"auto","max_tokens":3,"n":2,"seed":1,"temperature":0.5,"top_p":0.9,"min_p":0.1,"top_k":3,"logprobs":true,"top_logprobs":2,"stop":["x"],"logit_bias":{"5":1},"stream":true,"stream_options":{"include_usage":true}}"#,
+    ),
+    (
+        "schema",
+        0,
+        r#"{"messages":[{"role":"user","content":"a"}],"max_tokens":9,"response_format":{"type":"json_schema","json_schema":{"name":"s","schema":{"type":"object","properties":{"a":{"enum":[1,"b"]},"c":{"type":"array","items":{"type":"number"},"maxItems":2}},"required":["a"],"additionalProperties":false}}}}"#,
+    ),
+    (
+        "completion",
+        1,
+        r#"{"prompt":["a",[5,6]],"max_tokens":3,"echo":true,"logprobs":1,"frequency_penalty":1,"presence_penalty":1,"repetition_penalty":1.1,"ignore_eos":true}"#,
+    ),
+    (
+        "response",
+        2,
+        r#"{"input":[{"role":"user","content":[{"type":"input_text","text":"a"}]}],"instructions":"b","max_output_tokens":3,"text":{"format":{"type":"json_object"}}}"#,
+    ),
+    ("embedding", 3, r#"{"model":"bert","input":["a","b c"],"encoding_format":"base64","dimensions":36}"#),
+    ("rerank", 4, r#"{"query":"a","documents":["b","c"],"top_n":1,"return_documents":true}"#),
+    (
+        "message",
+        5,
+        r#"{"max_tokens":3,"system":"a","messages":[{"role":"user","content":[{"type":"text","text":"b"},{"type":"tool_result","tool_use_id":"1","content":"c"}]}],"stop_sequences":["x"],"tools":[{"name":"f","input_schema":{"type":"object"}}],"tool_choice":{"type":"any"}}"#,
+    ),
+    ("count", 6, r#"{"messages":[{"role":"user","content":"b"}]}"#),
+    (
+        "ollama-chat",
+        7,
+        r#"{"model":"llama","messages":[{"role":"user","content":"a"}],"format":"json","stream":false,"options":{"num_predict":3,"repeat_penalty":1.1}}"#,
+    ),
+    (
+        "ollama-generate",
+        8,
+        r#"{"model":"llama:latest","prompt":"a","system":"b","raw":true,"options":{"num_predict":2}}"#,
+    ),
+    ("ollama-embed", 9, r#"{"model":"bert","input":"a","truncate":true}"#),
+    ("tokenize", 11, r#"{"content":"a <s>","add_special":true,"parse_special":true,"with_pieces":true}"#),
+    ("detokenize", 12, r#"{"tokens":[1,5,6]}"#),
+];
+
 fn main() -> Result<(), Box<dyn Error>> {
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
     fs::create_dir_all(seeds.join("gguf"))?;
     fs::create_dir_all(seeds.join("safetensors"))?;
+    fs::create_dir_all(seeds.join("request"))?;
+    for (name, endpoint, json) in REQUESTS {
+        fs::write(seeds.join("request").join(name), [&[endpoint], json.as_bytes()].concat())?;
+    }
+    fs::write(seeds.join("request/raw"), b"\xffGET /v1/models/llama HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
 
     let tokens = ArrayBuf::strings(["<s>", "Ġa", "é"]);
     let scores = ArrayBuf::f32s([0.0, -1.0, -2.0]);

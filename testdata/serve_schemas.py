@@ -1,4 +1,5 @@
-"""JSON schemas on a server: `serve_schemas.py URL FOLDER OUT.json [--every N] [--streams N] [--max-tokens N]`.
+"""JSON schemas on a server: `serve_schemas.py URL FOLDER OUT.json [--every N] [--streams N] [--max-tokens N]`; or
+`serve_schemas.py --judge OUT.jsonl FOLDER OUT.json` of what `crates/serve/examples/schemas.rs` has said.
 
 FOLDER has a folder of `*.json` schemas for each category, as JSONSchemaBench's `data` has
 (https://github.com/guidance-ai/jsonschemabench, Geng et al. 2025, arXiv:2501.10868). Each schema, or each N-th of a category
@@ -87,8 +88,24 @@ def is_schema(schema):
     return True
 
 
+def judged(schema, line):
+    """As `outcome`, of a line of the example's."""
+    if line["kind"] == "refused":
+        return ("refused", line["text"]) if line["text"] else ("invalid", "refused without a reason")
+    if line["kind"] == "cut":
+        return "cut", ""
+    if line["kind"] == "failed":
+        return "slow", line["text"][:300]
+    try:
+        wrong = validate(schema, line["text"])
+    except Exception as error:
+        return "not judged", f"{type(error).__name__}: {str(error)[:200]}"
+    return ("valid", "") if wrong is None else ("invalid", f"{wrong}: {line['text'][:300]}")
+
+
 async def main():
     parser = argparse.ArgumentParser()
+    parser.add_argument("--judge", action="store_true")
     parser.add_argument("url")
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("out", type=pathlib.Path)
@@ -96,6 +113,9 @@ async def main():
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--max-tokens", type=int, default=600)
     args = parser.parse_args()
+    lines = {}
+    if args.judge:
+        lines = {line["file"]: line for line in map(json.loads, open(args.url, encoding="utf-8"))}
     files = [file for folder in sorted(args.folder.iterdir()) if folder.is_dir() for file in sorted(folder.glob("*.json"))[:: args.every]]
     counts = collections.defaultdict(collections.Counter)
     reasons = collections.Counter()
@@ -106,7 +126,15 @@ async def main():
     async def work():
         for file in waiting:
             schema = json.loads(file.read_text(encoding="utf-8"))
-            kind, note = await outcome(args, schema) if is_schema(schema) else ("no schema", "")
+            if not is_schema(schema):
+                kind, note = "no schema", ""
+            elif args.judge:
+                line = lines.get(str(file.relative_to(args.folder)))
+                if line is None:
+                    continue
+                kind, note = judged(schema, line)
+            else:
+                kind, note = await outcome(args, schema)
             counts[file.parent.name][kind] += 1
             if kind == "refused":
                 reasons[note[:80]] += 1

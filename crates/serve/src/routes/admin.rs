@@ -108,3 +108,78 @@ async fn make(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::SocketAddr;
+    use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use edgeward_engine::{Engine, EngineOptions};
+    use edgeward_model::Model;
+
+    use crate::scheduler::Limits;
+    use crate::{BoundServer, Loader, ModelInfo, ModelKind, ModelText, ServerOptions};
+
+    fn tiny(name: &str) -> ServedModel {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/tiny/llama.gguf");
+        let model = Arc::new(Model::load(&path).unwrap());
+        let options = EngineOptions { n_threads: 1, context_len: 64, ..EngineOptions::default() };
+        let engine = Engine::new(&model, options).unwrap();
+        let info = ModelInfo {
+            name: name.into(),
+            context_len: 64,
+            vocab_size: 1,
+            hidden_dim: 1,
+            file_bytes: 1,
+            family: "llama".into(),
+            kind: ModelKind::Generator,
+            loaded_s: 0,
+        };
+        ServedModel::start(info, ModelText::new(&model, None).unwrap(), engine, Limits::default(), None)
+            .unwrap()
+    }
+
+    fn server(names: &[&str], loader: Option<Loader>) -> Arc<Server> {
+        let models = names.iter().map(|name| Arc::new(tiny(name))).collect();
+        let options = ServerOptions { loader, ..ServerOptions::default() };
+        BoundServer::bind(SocketAddr::from(([127, 0, 0, 1], 0)), models, options, None).unwrap().server
+    }
+
+    fn names(server: &Server) -> Vec<String> {
+        server.models().iter().map(|model| model.info.name.clone()).collect()
+    }
+
+    #[tokio::test]
+    async fn idle_models_make_room_those_first_that_were_unused_longest() {
+        // Room for the new one when two have gone.
+        let n_calls = AtomicUsize::new(0);
+        let loader: Loader = Box::new(move |reference| match n_calls.fetch_add(1, Ordering::Relaxed) % 3 {
+            0 | 1 => Err(LoadFailure::NoRoom("too large".into())),
+            _ => Ok(tiny(reference)),
+        });
+        let server = server(&["a", "b", "c"], Some(loader));
+        server.model(Some("a")).unwrap().touch();
+        let error = make(&server, "new".into(), false).await.err().unwrap();
+        assert_eq!(error.status, StatusCode::INSUFFICIENT_STORAGE);
+        assert_eq!(names(&server), ["a", "b", "c"]);
+        // The loader is at its second refusal, then lets it in.
+        let (model, unloaded) = make(&server, "new".into(), true).await.unwrap();
+        assert_eq!((model.info.name.as_str(), unloaded), ("new", vec!["b".to_owned()]));
+        assert_eq!(names(&server), ["a", "c"]);
+        server.add(Arc::new(model)).unwrap();
+        assert!(server.add(Arc::new(tiny("a"))).is_err());
+        let old = server.model(Some("c")).unwrap();
+        server.replace(&old, Arc::new(tiny("c"))).unwrap();
+        assert!(server.replace(&old, Arc::new(tiny("c"))).is_err(), "it is not there any more");
+        assert_eq!(names(&server), ["a", "c", "new"]);
+    }
+
+    #[tokio::test]
+    async fn loading_is_off_unless_asked_for() {
+        let server = server(&["a"], None);
+        let error = make(&server, "new".into(), true).await.err().unwrap();
+        assert_eq!((error.status, error.code), (StatusCode::FORBIDDEN, Some("loading_is_off")));
+    }
+}

@@ -75,6 +75,25 @@ fn what_was_kept_is_there_again() {
 }
 
 #[test]
+fn a_prompt_brings_its_own_pages_back_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut engine = tiny_engine();
+    let cache = open(&dir);
+    let prompts = [0, 1, 2].map(|seed| tokens(200, 0, seed));
+    prompts.iter().for_each(|prompt| cache.keep(&sequence(&mut engine, prompt)));
+    drop(cache);
+    let mut cache = open(&dir);
+    let found = cache.restore_prompt(&mut engine, &tokens(400, 150, 9)).unwrap();
+    assert_eq!(found.tokens(), &prompts[0][..2 * PAGE_LEN]);
+    let found = cache.restore_prompt(&mut engine, &prompts[0]).unwrap();
+    assert_eq!(found.tokens(), &prompts[0][..3 * PAGE_LEN]);
+    assert!(cache.restore_prompt(&mut engine, &prompts[0]).is_none(), "it is there already");
+    assert!(cache.restore_prompt(&mut engine, &tokens(400, 0, 9)).is_none());
+    // The others come as before.
+    assert_eq!(restored(cache).len(), 6);
+}
+
+#[test]
 fn damaged_and_foreign_files_are_removed() {
     let mut engine = tiny_engine();
     let prompt = sequence(&mut engine, &tokens(70, 0, 0));
