@@ -13,7 +13,7 @@ use edgeward_model::gguf::{ArrayBuf, GgufWriter, Value, ValueType};
 type Described = (&'static str, Vec<usize>, DType);
 
 /// A request for each endpoint of `fuzz_targets/request.rs`, by its place there, with the fields that it knows.
-const REQUESTS: [(&str, u8, &str); 13] = [
+const REQUESTS: [(&str, u8, &str); 17] = [
     (
         "chat",
         0,
@@ -55,6 +55,22 @@ const REQUESTS: [(&str, u8, &str); 13] = [
     ("ollama-embed", 9, r#"{"model":"bert","input":"a","truncate":true}"#),
     ("tokenize", 11, r#"{"content":"a <s>","add_special":true,"parse_special":true,"with_pieces":true}"#),
     ("detokenize", 12, r#"{"tokens":[1,5,6]}"#),
+    (
+        "llama-completion",
+        13,
+        r#"{"prompt":[1,"a",5],"n_predict":3,"n_probs":2,"logit_bias":[["b",-1],[7,false]],"stop":["x"],"seed":-1,"stream":true,"timings_per_token":true,"return_tokens":true,"repeat_penalty":1.1}"#,
+    ),
+    (
+        "llama-grammar",
+        13,
+        r#"{"prompt":{"prompt_string":"a"},"n_predict":5,"grammar":"root ::= (\"a\" | x)+ # b\nx ::= [^b-d\\x41]{1,3} \"\\n\"? .","response_fields":["content","timings/prompt_n"]}"#,
+    ),
+    ("texts", 15, r#"{"query":"a","texts":["b","c"],"return_text":true}"#),
+    (
+        "template",
+        16,
+        r#"{"messages":[{"role":"user","content":"a"}],"add_generation_prompt":false,"tools":[{"type":"function","function":{"name":"f"}}]}"#,
+    ),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

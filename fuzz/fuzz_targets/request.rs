@@ -15,7 +15,7 @@ use edgeward_model::{EncoderModel, Model};
 use edgeward_serve::scheduler::Limits;
 use edgeward_serve::{BoundServer, ModelInfo, ModelKind, ModelText, ServedModel, ServerOptions};
 
-const PATHS: [&str; 13] = [
+const PATHS: [&str; 18] = [
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/responses",
@@ -29,6 +29,11 @@ const PATHS: [&str; 13] = [
     "/api/show",
     "/tokenize",
     "/detokenize",
+    "/completion",
+    "/embedding",
+    "/rerank",
+    "/apply-template",
+    "/chat/completions/input_tokens",
 ];
 /// First bytes from here on: the rest is the whole request.
 const RAW: u8 = 240;
@@ -97,7 +102,10 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     // The server may close before it has read all.
     let _ = stream.write_all(&request);
-    let _ = stream.shutdown(Shutdown::Write);
+    if choice >= RAW {
+        // So that it need not wait for more. A whole request is not closed: who closes before the answer wants none.
+        let _ = stream.shutdown(Shutdown::Write);
+    }
     let mut answer = Vec::new();
     if let Err(error) = stream.read_to_end(&mut answer) {
         assert!(error.kind() == std::io::ErrorKind::ConnectionReset, "no end: {error}");

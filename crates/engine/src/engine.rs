@@ -268,13 +268,13 @@ impl Engine {
         format!("{:?} {:?}", self.kv_shape, self.forms)
     }
 
-    /// Appends to a sequence of whole pages one that was computed before and kept elsewhere: what [`Sequence::page`] gave,
-    /// by an engine of the same model and [`Engine::kv_id`], for these tokens after the same others. That this is so is
+    /// Appends to a sequence of whole pages one that was computed before and kept elsewhere, whole or only begun: what
+    /// [`Sequence::page`] gave, by an engine of the same model and [`Engine::kv_id`], for these tokens after the same others. That this is so is
     /// the caller's word: other bytes give other answers.
     ///
     /// # Errors
-    /// If the page is of another size, there are not exactly as many tokens as it holds, the sequence has a page that is
-    /// not full, or a token or the length is out of range. The sequence is then as it was.
+    /// If the page is of another size, there are more tokens than it holds, the sequence has a page that is not full, or a
+    /// token or the length is out of range. The sequence is then as it was.
     pub fn restore_page(
         &mut self,
         sequence: &mut Sequence,
@@ -282,9 +282,9 @@ impl Engine {
         page: &[u8],
     ) -> Result<(), Error> {
         self.check(sequence, tokens)?;
-        let is_whole = tokens.len() == PAGE_LEN && sequence.len().is_multiple_of(PAGE_LEN);
-        if !is_whole || page.len() != self.kv_shape.page_bytes() {
-            return Err(Error::BadOption("keys and values are kept and restored by whole pages".to_owned()));
+        let fits = tokens.len() <= PAGE_LEN && sequence.len().is_multiple_of(PAGE_LEN);
+        if !fits || page.len() != self.kv_shape.page_bytes() {
+            return Err(Error::BadOption("keys and values are kept and restored by pages".to_owned()));
         }
         let mut restored = self.kv_pages.page();
         restored.bytes_mut().copy_from_slice(page);

@@ -1,6 +1,7 @@
 //! A conversation that is to go on, in nobody's dialect: what the chat endpoints of all APIs come down to.
 
-use edgeward_model::chat::Message;
+use edgeward_model::chat::{GenerationPrompt, Message};
+use edgeward_model::tokenizer::Tokenizer;
 use serde_json::{Map, Value};
 
 use crate::error::ApiError;
@@ -24,6 +25,8 @@ pub struct Conversation {
     pub format: ResponseFormat,
     /// Further variables for the template.
     pub variables: Option<Map<String, Value>>,
+    /// Whether the text ends with the last message, and not where the model's answer begins.
+    pub leaves_turn_closed: bool,
 }
 
 impl Conversation {
@@ -49,13 +52,23 @@ impl Conversation {
         Ok(text.encode_chat(&self.render(text)?.0)?.len())
     }
 
+    /// The conversation as the model's template writes it, for reading: what messages spell stands there as it was.
+    ///
+    /// # Errors
+    /// If the model has no template, or the template refuses the conversation.
+    pub fn written(&self, text: &ModelText) -> Result<String, ApiError> {
+        Ok(Tokenizer::unguard(&self.render(text)?.0))
+    }
+
     fn render(&self, text: &ModelText) -> Result<(String, Option<ToolSyntax>), ApiError> {
-        let plain = |messages: &[Message]| text.render(messages, None, self.variables.as_ref());
+        let opening = if self.leaves_turn_closed { GenerationPrompt::Omit } else { GenerationPrompt::Add };
+        let variables = self.variables.as_ref();
+        let plain = |messages: &[Message]| text.render(messages, None, variables, opening);
         if !self.toolbox.is_open() {
             return Ok((plain(&self.messages)?, None));
         }
         let tools = self.toolbox.describe();
-        let with_tools = text.render(&self.messages, Some(&tools), self.variables.as_ref());
+        let with_tools = text.render(&self.messages, Some(&tools), variables, opening);
         let without = plain(&self.messages);
         match (with_tools, without) {
             (Ok(with_tools), Ok(without)) => match Toolbox::syntax(&with_tools, &without) {

@@ -10,6 +10,7 @@ use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 use serde_json::json;
 
+use crate::routes::llama_cpp;
 use crate::scheduler::{Failure, Rejection};
 
 /// Whose shape of errors a client expects.
@@ -22,6 +23,8 @@ pub enum Dialect {
     Anthropic,
     /// `{"error": message}`
     Ollama,
+    /// `{"error": {"code", "message", "type"}}`, `code` being the status
+    LlamaCpp,
 }
 
 impl Dialect {
@@ -30,6 +33,7 @@ impl Dialect {
         match path {
             "/v1/messages" | "/v1/messages/count_tokens" => Dialect::Anthropic,
             _ if path.starts_with("/api/") => Dialect::Ollama,
+            _ if llama_cpp::is_own(path) => Dialect::LlamaCpp,
             _ => Dialect::OpenAi,
         }
     }
@@ -48,12 +52,21 @@ pub struct ApiError {
     pub code: Option<&'static str>,
     /// When to try again, seconds.
     pub retry_after_s: Option<u64>,
+    /// Tokens of the prompt and of the context, where the first is too long for the second.
+    pub overlong: Option<(usize, usize)>,
 }
 
 impl ApiError {
     /// An error with this status.
     pub fn new(status: StatusCode, message: impl Into<String>) -> ApiError {
-        ApiError { status, message: message.into(), param: None, code: None, retry_after_s: None }
+        ApiError {
+            status,
+            message: message.into(),
+            param: None,
+            code: None,
+            retry_after_s: None,
+            overlong: None,
+        }
     }
 
     /// The request is wrong in this field.
@@ -97,6 +110,16 @@ impl ApiError {
                 "type": "error", "error": { "type": kind, "message": self.message }
             }),
             Dialect::Ollama => json!({ "error": self.message }),
+            Dialect::LlamaCpp => {
+                let kind = if self.overlong.is_some() { "exceed_context_size_error" } else { kind };
+                let mut error =
+                    json!({ "code": self.status.as_u16(), "message": self.message, "type": kind });
+                if let Some((n_prompt, context_len)) = self.overlong {
+                    error["n_prompt_tokens"] = n_prompt.into();
+                    error["n_ctx"] = context_len.into();
+                }
+                json!({ "error": error })
+            }
         }
     }
 
@@ -137,9 +160,10 @@ impl From<Rejection> for ApiError {
             Rejection::QueueFull => {
                 ApiError::new(StatusCode::TOO_MANY_REQUESTS, message).code("queue_full").retry_after(1)
             }
-            Rejection::PromptTooLong { .. } => {
-                ApiError::field("messages", message).code("context_length_exceeded")
-            }
+            Rejection::PromptTooLong { n_prompt, context_len } => ApiError {
+                overlong: Some((n_prompt, context_len)),
+                ..ApiError::field("messages", message).code("context_length_exceeded")
+            },
             Rejection::TooLarge { .. } => ApiError::field("max_tokens", message),
             Rejection::TooManyChoices { .. } => ApiError::field("n", message),
             Rejection::BadOption(_) => ApiError::new(StatusCode::BAD_REQUEST, message),

@@ -191,6 +191,13 @@ impl Fields {
         }
     }
 
+    /// Forgets a field that says this.
+    pub fn drop_if(&mut self, field: &str, value: &Value) {
+        if self.map.get(field) == Some(value) {
+            self.map.remove(field);
+        }
+    }
+
     /// One of some words.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 //!   answers, as nothing allows it to (no CORS headers), and cannot send JSON without being asked first, as requests must
 //!   say that they are JSON. What remains is a name of its own that it lets point to 127.0.0.1 (DNS rebinding): so
 //!   `Host` must be this machine's. Requests whose `Origin` is another than `Host` are refused wherever they come from.
+//!   Origins that the server was told to allow get the headers that let a browser through (CORS).
 //! - The audit line has who, what and how much: never a word of what was said.
 
 use std::pin::Pin;
@@ -15,7 +16,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, HOST, HeaderValue, ORIGIN};
+use axum::http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, AUTHORIZATION,
+    CACHE_CONTROL, HOST, HeaderValue, ORIGIN, VARY,
+};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -26,6 +30,9 @@ use crate::error::{ApiError, Dialect};
 use crate::keys::{Refusal, Scope};
 use crate::model::Tally;
 use crate::routes::page;
+
+/// What pages of allowed origins may send along. `*` would not cover `Authorization` (Fetch standard).
+const ALLOWED_HEADERS: &str = "authorization, content-type, x-api-key";
 
 /// What a caller may do, and what it has cost so far.
 #[derive(Clone, Debug)]
@@ -42,7 +49,13 @@ pub async fn gate(State(server): State<Arc<Server>>, mut request: Request, next:
     let path = request.uri().path().to_owned();
     let method = request.method().clone();
     let tally = Arc::new(Tally::default());
+    let origin = request.headers().get(ORIGIN).cloned();
+    let origin = origin
+        .filter(|origin| origin.to_str().is_ok_and(|origin| is_allowed(&server.allowed_origins, origin)));
+    let is_preflight = method == Method::OPTIONS && origin.is_some();
     let (key_name, response) = match admit(&server, &path, request.headers()) {
+        // A browser asks before it sends anything, without a key.
+        _ if is_preflight => (None, Response::new(Body::empty())),
         Ok((key_name, is_admin)) => {
             let call = Call { is_admin, tally: Arc::clone(&tally) };
             request.extensions_mut().insert(call);
@@ -57,6 +70,14 @@ pub async fn gate(State(server): State<Arc<Server>>, mut request: Request, next:
     let headers = response.headers_mut();
     headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(origin) = origin {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(VARY, HeaderValue::from_static("Origin"));
+    }
+    if is_preflight {
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(ALLOWED_HEADERS));
+    }
     server.counters.count(response.status().as_u16());
     let status = response.status().as_u16();
     let entry = Entry { server, started, method, path, status, key_name, tally };
@@ -73,7 +94,7 @@ fn admit(server: &Server, path: &str, headers: &HeaderMap) -> Result<(Option<Str
     }
     if let Some(origin) = text(ORIGIN) {
         let authority = origin.split_once("://").map_or(origin, |(_, authority)| authority);
-        if authority != host {
+        if authority != host && !is_allowed(&server.allowed_origins, origin) {
             let message = "pages of other sites may not use this server";
             return Err(ApiError::new(StatusCode::FORBIDDEN, message));
         }
@@ -136,6 +157,11 @@ fn scope_of(path: &str) -> Option<Need> {
         "/health" | "/ready" => None,
         "/metrics" => Some(Need::Scope(Scope::Admin)),
         "/v1/embeddings" | "/v1/rerank" | "/api/embed" => Some(Need::Scope(Scope::Embed)),
+        "/embedding" | "/embeddings" | "/rerank" | "/reranking" | "/v1/reranking" => {
+            Some(Need::Scope(Scope::Embed))
+        }
+        "/models" | "/props" => Some(Need::Any),
+        "/slots" => Some(Need::Scope(Scope::Admin)),
         "/v1/models" | "/openapi.json" | "/tokenize" | "/detokenize" | "/api/tags" | "/api/show"
         | "/api/version" => Some(Need::Any),
         _ if path.starts_with("/admin/") => Some(Need::Scope(Scope::Admin)),
@@ -143,6 +169,15 @@ fn scope_of(path: &str) -> Option<Need> {
         _ if page::is_page(path) => None,
         _ => Some(Need::Scope(Scope::Chat)),
     }
+}
+
+/// Whether pages of this origin may use the server. The word `localhost` stands for pages from this machine, of any port.
+fn is_allowed(allowed: &[String], origin: &str) -> bool {
+    let is_local = || {
+        let authority = origin.strip_prefix("http://").or(origin.strip_prefix("https://"));
+        authority.is_some_and(is_this_machine)
+    };
+    allowed.iter().any(|known| if known == "localhost" { is_local() } else { known == origin })
 }
 
 /// Whether a `Host` header means this machine.
@@ -229,6 +264,28 @@ mod tests {
         {
             assert!(!is_this_machine(host), "{host}");
         }
+    }
+
+    #[test]
+    fn origins() {
+        let allowed = ["https://app.example".to_owned(), "localhost".to_owned()];
+        for origin in ["https://app.example", "http://localhost", "http://127.0.0.1:3000", "https://[::1]:1"]
+        {
+            assert!(is_allowed(&allowed, origin), "{origin}");
+        }
+        for origin in [
+            "http://app.example",
+            "https://app.example:444",
+            "https://app.example.evil.example",
+            "http://localhost.evil.example",
+            "localhost",
+            "null",
+            "file://localhost",
+            "",
+        ] {
+            assert!(!is_allowed(&allowed, origin), "{origin}");
+        }
+        assert!(!is_allowed(&[], "http://localhost"));
     }
 
     #[test]

@@ -12,6 +12,8 @@ use llguidance::{Matcher, ParserFactory};
 use serde_json::Value;
 use toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 
+use crate::gbnf;
+
 /// The longest schema that is compiled, bytes as JSON: published ones have a tenth.
 const MAX_SCHEMA_BYTES: usize = 256 << 10;
 
@@ -22,7 +24,11 @@ pub struct GrammarFactory {
 
 /// Where an answer is in its grammar.
 #[derive(Clone)]
-pub struct Grammar(Matcher);
+pub struct Grammar {
+    matcher: Matcher,
+    /// What it was compiled from, as JSON.
+    source: Arc<str>,
+}
 
 /// Why there is no grammar, or it cannot go on: in words for whoever asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,7 +119,16 @@ impl GrammarFactory {
         self.compile(TopLevelGrammar::from_lark(source))
     }
 
+    /// Text by a grammar in llama.cpp's notation.
+    ///
+    /// # Errors
+    /// If it is none, or asks for what cannot be enforced.
+    pub fn gbnf(&self, source: &str) -> Result<Grammar, GrammarError> {
+        self.lark(gbnf::to_lark(source).map_err(GrammarError)?)
+    }
+
     fn compile(&self, grammar: TopLevelGrammar) -> Result<Grammar, GrammarError> {
+        let source = serde_json::to_string(&grammar).map_err(|error| GrammarError(error.to_string()))?.into();
         let mut matcher = Matcher::new(self.factory.create_parser(grammar));
         if let Some(error) = matcher.get_error() {
             return Err(GrammarError(first_line(&error)));
@@ -121,7 +136,7 @@ impl GrammarFactory {
         // A warning is a part of the grammar that would not be enforced.
         match matcher.grammar_warnings().first() {
             Some(warning) => Err(GrammarError(first_line(warning))),
-            None => Ok(Grammar(matcher)),
+            None => Ok(Grammar { matcher, source }),
         }
     }
 }
@@ -132,8 +147,10 @@ impl Grammar {
     /// # Errors
     /// If following the grammar became too costly.
     pub fn restrict(&mut self, logits: &mut [f32]) -> Result<(), GrammarError> {
-        let mask =
-            self.0.compute_mask_or_eos().map_err(|error| GrammarError(first_line(&error.to_string())))?;
+        let mask = self
+            .matcher
+            .compute_mask_or_eos()
+            .map_err(|error| GrammarError(first_line(&error.to_string())))?;
         for (id, logit) in logits.iter_mut().enumerate() {
             if id >= mask.len() || !mask.is_allowed(id as u32) {
                 *logit = f32::NEG_INFINITY;
@@ -147,12 +164,17 @@ impl Grammar {
     /// # Errors
     /// If the grammar does not allow it.
     pub fn accept(&mut self, token: u32) -> Result<(), GrammarError> {
-        self.0.consume_token(token).map_err(|error| GrammarError(first_line(&error.to_string())))
+        self.matcher.consume_token(token).map_err(|error| GrammarError(first_line(&error.to_string())))
     }
 
     /// Whether nothing can follow but the end.
     pub fn is_complete(&self) -> bool {
-        self.0.is_stopped()
+        self.matcher.is_stopped()
+    }
+
+    /// What it was compiled from: two of the same source and vocabulary allow the same at their beginning.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 }
 

@@ -20,11 +20,13 @@ mod encoder;
 mod error;
 mod fields;
 mod gate;
+mod gbnf;
 pub mod grammar;
 pub mod keys;
 mod listener;
 pub mod metrics;
 mod model;
+mod replies;
 mod routes;
 pub mod scheduler;
 mod text;
@@ -76,6 +78,15 @@ pub struct ServerOptions {
     pub grace: Duration,
     /// How other models are loaded while the server runs; `None` to load none.
     pub loader: Option<Loader>,
+    /// Whether a request for a model that is not here is answered by the first that can.
+    pub any_model_name: bool,
+    /// Origins of other sites whose pages may use the server: `https://app.example`, or `localhost` for pages from this
+    /// machine.
+    pub allowed_origins: Vec<String>,
+    /// Where the request does not say; `None` for a usual one.
+    pub default_temperature: Option<f32>,
+    /// Where the request does not say; `None` for one by chance.
+    pub default_seed: Option<u64>,
 }
 
 impl Default for ServerOptions {
@@ -88,6 +99,10 @@ impl Default for ServerOptions {
             default_max_tokens: 2048,
             grace: Duration::from_secs(30),
             loader: None,
+            any_model_name: false,
+            allowed_origins: Vec::new(),
+            default_temperature: None,
+            default_seed: None,
         }
     }
 }
@@ -104,6 +119,10 @@ pub struct Server {
     max_duration: Duration,
     default_max_tokens: usize,
     grace: Duration,
+    any_model_name: bool,
+    allowed_origins: Vec<String>,
+    default_temperature: Option<f32>,
+    default_seed: Option<u64>,
     is_loopback: bool,
     is_stopping: AtomicBool,
     counters: Counters,
@@ -136,9 +155,10 @@ impl Server {
         is_preferred: impl Fn(&ServedModel) -> bool,
     ) -> Result<Arc<ServedModel>, ApiError> {
         let models = self.models();
+        let named = name.and_then(|name| models.iter().find(|model| model.info.name == name));
         let found = match name {
-            None => models.iter().find(|model| is_preferred(model)).or(models.first()),
-            Some(name) => models.iter().find(|model| model.info.name == name),
+            Some(_) if named.is_some() || !self.any_model_name => named,
+            _ => models.iter().find(|model| is_preferred(model)).or(models.first()),
         };
         found.cloned().ok_or_else(|| {
             let known: Vec<&str> = models.iter().map(|model| model.info.name.as_str()).collect();
@@ -249,6 +269,10 @@ impl BoundServer {
             max_duration: options.max_duration,
             default_max_tokens: options.default_max_tokens,
             grace: options.grace,
+            any_model_name: options.any_model_name,
+            allowed_origins: options.allowed_origins,
+            default_temperature: options.default_temperature,
+            default_seed: options.default_seed,
             is_loopback: address.ip().is_loopback(),
             is_stopping: AtomicBool::new(false),
             counters: Counters::default(),

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::model::ServedModel;
+use crate::replies::ReplyCache;
 
 /// Upper bounds of the buckets, seconds: from one fast token to a minute.
 const BOUNDS_S: [f64; 14] =
@@ -105,6 +106,20 @@ pub fn render<'a>(models: impl Iterator<Item = &'a ServedModel> + Clone, counter
         for model in models.clone() {
             let _ =
                 writeln!(out, "edgeward_{name}{{model=\"{}\"}} {}", escape(model), read(&model.snapshot()));
+        }
+    }
+    type ReadReplies = fn(&ReplyCache) -> u64;
+    let series: [(&str, &str, &str, ReadReplies); 2] = [
+        ("reply_cache_bytes", "gauge", "Whole answers kept.", |replies| replies.size_bytes() as u64),
+        ("reply_cache_hits_total", "counter", "Requests answered from these.", |replies| replies.n_hits()),
+    ];
+    for (name, kind, help, read) in series {
+        let kept = || models.clone().filter_map(|model| Some((model, model.replies()?)));
+        if kept().next().is_some() {
+            head(&mut out, name, kind, help);
+        }
+        for (model, replies) in kept() {
+            let _ = writeln!(out, "edgeward_{name}{{model=\"{}\"}} {}", escape(model), read(replies));
         }
     }
     head(&mut out, "ttft_seconds", "histogram", "From a request to its first token.");

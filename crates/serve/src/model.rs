@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use crate::encoder::{self, Job};
 use crate::error::ApiError;
 use crate::metrics::Histograms;
+use crate::replies::{self, ReplyCache};
 use crate::scheduler::disk::DiskCache;
 use crate::scheduler::{
     Event, Failure, FinishReason, Limits, Rejection, Request, RequestId, Scheduler, Snapshot, TokenLogprob,
@@ -71,6 +72,9 @@ pub struct ServedModel {
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Microseconds since 1970.
     last_used: AtomicU64,
+    /// Answers or requests at once, at most.
+    n_places: usize,
+    replies: Option<ReplyCache>,
 }
 
 /// The way to the thread.
@@ -108,9 +112,12 @@ impl ServedModel {
         disk: Option<DiskCache>,
     ) -> std::io::Result<ServedModel> {
         let (sender, receiver) = mpsc::sync_channel(CHANNEL_LEN);
+        let n_places = limits.max_active;
+        let replies = (limits.reply_bytes > 0).then(|| ReplyCache::new(limits.reply_bytes));
         let scheduler = Scheduler::new(engine, Arc::clone(text.tokenizer()), limits, disk);
         let run = move |published: &Mutex<Snapshot>| serve(scheduler, &receiver, published);
-        ServedModel::spawn(info, text, Sender::Generator(sender), run)
+        let model = ServedModel::spawn(info, text, Sender::Generator(sender), run)?;
+        Ok(ServedModel { n_places, replies, ..model })
     }
 
     /// Starts the thread of a model that makes vectors; `max_waiting` requests wait for it at most.
@@ -149,12 +156,24 @@ impl ServedModel {
             snapshot,
             thread: Mutex::new(Some(thread)),
             last_used: AtomicU64::new(0),
+            n_places: 1,
+            replies: None,
         })
     }
 
     /// What the scheduler was doing after the last pass.
     pub fn snapshot(&self) -> Snapshot {
         *lock(&self.snapshot)
+    }
+
+    /// Answers that it computes at once, at most.
+    pub fn n_places(&self) -> usize {
+        self.n_places
+    }
+
+    /// Answers that are kept for requests that ask the same again, if any are.
+    pub fn replies(&self) -> Option<&ReplyCache> {
+        self.replies.as_ref()
     }
 
     /// It is asked now.
@@ -188,8 +207,17 @@ impl ServedModel {
         let n_choices = request.n_choices;
         let n_prompt = request.prompt.len();
         let submitted = Instant::now();
-        sender.try_send(Submission { request, reply, events }).map_err(refused)?;
-        accepted.await.map_err(|_| stopping())??;
+        let key = self.replies.as_ref().and_then(|_| replies::key(&request));
+        let known = self.replies.as_ref().zip(key).and_then(|(replies, key)| replies.find(&key));
+        let is_known = known.is_some();
+        match known {
+            // The receiver is there, so all of them arrive.
+            Some(known) => known.iter().for_each(|event| drop(events.send(event.clone()))),
+            None => {
+                sender.try_send(Submission { request, reply, events }).map_err(refused)?;
+                accepted.await.map_err(|_| stopping())??;
+            }
+        }
         tally.n_prompt.fetch_add(n_prompt as u64, Ordering::Relaxed);
         Ok(Answers {
             events: receiver,
@@ -200,7 +228,11 @@ impl ServedModel {
             n_choices,
             n_left: n_choices,
             submitted,
+            started: submitted,
+            first_token: None,
             last_token: None,
+            n_generated: 0,
+            record: key.filter(|_| !is_known).map(|key| (key, Vec::new())),
         })
     }
 
@@ -328,7 +360,27 @@ pub struct Answers {
     n_choices: usize,
     n_left: usize,
     submitted: Instant,
+    started: Instant,
+    first_token: Option<Instant>,
     last_token: Option<Instant>,
+    n_generated: usize,
+    /// What is to be kept once it is whole, and as what.
+    record: Option<(replies::Key, Vec<Event>)>,
+}
+
+/// Where a request's time has gone so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// Tokens of the prompt that were known from before.
+    pub n_cached: usize,
+    /// The others.
+    pub n_prompt: usize,
+    /// From when its computation began until the first token.
+    pub prompt: Duration,
+    /// Tokens of all its answers.
+    pub n_generated: usize,
+    /// From the first token to the last.
+    pub generation: Duration,
 }
 
 /// One whole answer.
@@ -342,8 +394,10 @@ pub struct Answer {
     pub reason: Option<FinishReason>,
     /// The stop text that ended it.
     pub stop_string: Option<String>,
-    /// Its tokens.
+    /// How many tokens it has.
     pub n_generated: usize,
+    /// Its tokens.
+    pub tokens: Vec<u32>,
 }
 
 impl Answers {
@@ -355,6 +409,18 @@ impl Answers {
     /// Answers that were asked for.
     pub fn n_choices(&self) -> usize {
         self.n_choices
+    }
+
+    /// Where the time has gone.
+    pub fn timings(&self) -> Timings {
+        let first = self.first_token.unwrap_or(self.started);
+        Timings {
+            n_cached: self.n_cached,
+            n_prompt: self.n_prompt.saturating_sub(self.n_cached),
+            prompt: first.saturating_duration_since(self.started),
+            n_generated: self.n_generated,
+            generation: self.last_token.map_or(Duration::ZERO, |last| last.saturating_duration_since(first)),
+        }
     }
 
     /// When the request was made.
@@ -370,17 +436,33 @@ impl Answers {
         let broken =
             || Event::Failed(Failure::Broken("the model's thread has ended: restart the server".into()));
         let event = self.events.recv().await.unwrap_or_else(broken);
+        if let Some((_, events)) = &mut self.record {
+            events.push(event.clone());
+        }
         match &event {
-            Event::Started { n_cached } => self.n_cached = *n_cached,
+            Event::Started { n_cached } => {
+                self.n_cached = *n_cached;
+                self.started = Instant::now();
+            }
             Event::Token { .. } => self.time_token(),
             Event::Finished { .. } => self.n_left -= 1,
-            Event::Embedded(_) | Event::Failed(_) => self.n_left = 0,
+            Event::Embedded(_) | Event::Failed(_) => {
+                self.n_left = 0;
+                self.record = None;
+            }
+        }
+        if self.n_left == 0
+            && let (Some((key, events)), Some(replies)) = (self.record.take(), &self.model.replies)
+        {
+            replies.keep(key, events, self.n_prompt);
         }
         Some(event)
     }
 
     fn time_token(&mut self) {
         let now = Instant::now();
+        self.n_generated += 1;
+        self.first_token.get_or_insert(now);
         self.tally.n_generated.fetch_add(1, Ordering::Relaxed);
         let histograms = &self.model.histograms;
         match self.last_token.replace(now) {
@@ -398,8 +480,9 @@ impl Answers {
         while let Some(event) = self.next().await {
             match event {
                 Event::Started { .. } | Event::Embedded(_) => {}
-                Event::Token { choice_idx, text, logprob, .. } => {
+                Event::Token { choice_idx, text, logprob, token } => {
                     answers[choice_idx].text.push_str(&text);
+                    answers[choice_idx].tokens.push(token);
                     answers[choice_idx].logprobs.extend(logprob);
                 }
                 Event::Finished { choice_idx, text, reason, stop_string, n_generated } => {

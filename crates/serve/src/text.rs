@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
-use edgeward_model::chat::{self, ChatOptions, ChatTemplate, Message};
+use edgeward_model::chat::{self, ChatOptions, ChatTemplate, GenerationPrompt, Message};
 use edgeward_model::tokenizer::{AddSpecial, ParseSpecial, Tokenizer};
 use edgeward_model::{EncoderModel, Model};
 use serde_json::Value;
@@ -79,7 +79,7 @@ impl ModelText {
             .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, error.to_string()))
     }
 
-    /// The conversation as the model's template writes it, up to where its answer begins.
+    /// The conversation as the model's template writes it.
     ///
     /// # Errors
     /// If the model has no template, or the template refuses the conversation.
@@ -88,6 +88,7 @@ impl ModelText {
         messages: &[Message],
         tools: Option<&Value>,
         variables: Option<&serde_json::Map<String, Value>>,
+        generation_prompt: GenerationPrompt,
     ) -> Result<String, ApiError> {
         let Some(template) = &self.template else {
             let message = "this model has no chat template: use /v1/completions, or start the server with \
@@ -102,12 +103,12 @@ impl ModelText {
         let variables: Option<serde_json::Map<_, _>> =
             variables.map(|variables| variables.iter().map(guard).collect());
         let options = ChatOptions {
+            generation_prompt,
             bos_token: self.tokenizer.text_of(self.tokenizer.bos()),
             eos_token: self.tokenizer.text_of(self.tokenizer.eos()),
             tools: tools.as_ref(),
             variables: variables.as_ref(),
             now_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as i64),
-            ..ChatOptions::default()
         };
         template.apply(&messages, &options).map_err(|error| {
             let mut message = error.to_string();

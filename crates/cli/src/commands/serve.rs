@@ -43,8 +43,8 @@ Examples:
 
 Endpoints: OpenAI's /v1/chat/completions, /v1/completions,
 /v1/responses, /v1/embeddings and /v1/models; Anthropic's /v1/messages; Ollama's /api/chat, /api/generate, /api/embed
-and /api/tags; /v1/rerank, /tokenize, /detokenize, /health, /ready, /metrics; and for people, / in a browser. Ctrl-C lets answers under way finish; a
-second one does not.
+and /api/tags; llama.cpp's /completion, /embedding and others; /v1/rerank, /tokenize, /detokenize, /health, /ready,
+/metrics; and for people, / in a browser. Ctrl-C lets answers under way finish; a second one does not.
 Only this machine is served, unless --host says otherwise; others then need a key, and TLS.
 Options may also come from the environment, as EDGEWARD_SERVE_PORT, or from a file: see --config.")]
 pub struct Args {
@@ -110,6 +110,23 @@ pub struct Args {
     /// are asked for
     #[arg(long)]
     allow_load: bool,
+    /// Keep whole answers for requests that ask the same again, where nothing is left to chance (temperature 0, or a seed):
+    /// so many MiB for each model [default: none]
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "MIB")]
+    response_cache: u32,
+    /// Answer requests for models that are not here by the first that can, and not by an error
+    #[arg(long)]
+    any_model_name: bool,
+    /// Let pages of another site use the server, such as https://app.example, or localhost for pages from this machine (may
+    /// be given several times)
+    #[arg(long, value_name = "ORIGIN", value_parser = origin)]
+    allow_origin: Vec<String>,
+    /// Temperature where a request does not say
+    #[arg(long, value_name = "T", value_parser = temperature)]
+    temperature: Option<f32>,
+    /// Seed where a request does not say; the same question then has the same answer [default: chance]
+    #[arg(long)]
+    seed: Option<u64>,
     /// Append a line for each request to this file: who, what, how much; never what was said
     #[arg(long, value_name = "FILE")]
     audit: Option<PathBuf>,
@@ -144,6 +161,10 @@ pub fn run(args: Args, verbosity: Verbosity) -> Outcome {
         max_duration: Duration::from_secs(args.timeout),
         default_max_tokens: args.max_tokens as usize,
         loader: args.allow_load.then(|| loader(&args, template, verbosity)),
+        any_model_name: args.any_model_name,
+        allowed_origins: args.allow_origin.clone(),
+        default_temperature: args.temperature,
+        default_seed: args.seed,
         ..ServerOptions::default()
     };
     let address = SocketAddr::new(args.host, args.port);
@@ -162,6 +183,24 @@ pub fn run(args: Args, verbosity: Verbosity) -> Outcome {
     progress.note("Serving; Ctrl-C ends.");
     server.run()?;
     Ok(())
+}
+
+/// An origin as browsers write it.
+fn origin(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("http://").or(text.strip_prefix("https://"));
+    let is_plain =
+        |authority: &str| !authority.is_empty() && !authority.contains(['/', '*', ' ', '?', '#', '@']);
+    match text == "localhost" || rest.is_some_and(is_plain) {
+        true => Ok(text.to_ascii_lowercase()),
+        false => {
+            Err("an origin is http:// or https://, a host and perhaps a port, or the word localhost".into())
+        }
+    }
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    let number = text.parse().ok().filter(|number| (0.0..=100.0).contains(number));
+    number.ok_or_else(|| "this must be a number from 0 to 100".into())
 }
 
 /// The keys that requests must have, if they must: always where others can reach the server.
@@ -288,6 +327,7 @@ fn start_model(
         max_waiting: args.queue,
         kv_bytes: share(args.kv_memory, KV_SHARE),
         cache_bytes: share(args.cache_memory, CACHE_SHARE),
+        reply_bytes: (args.response_cache as usize) << 20,
     };
     let disk = match &args.disk_cache {
         None => None,

@@ -405,6 +405,11 @@ impl Tokenizer {
         Cow::Owned(guarded)
     }
 
+    /// A text without its guards: for people to read, not to be encoded.
+    pub fn unguard(text: &str) -> String {
+        text.replace(GUARD, "")
+    }
+
     /// Control tokens between which there is text: those with a guard in them are text.
     fn encode_guarded(&self, rendered: &str, add_special: AddSpecial) -> Result<Vec<u32>, TokenizerError> {
         let (prefix, suffix) = match (add_special, &self.encoder) {

@@ -6,7 +6,7 @@ use axum::extract::{Request, State};
 use edgeward_model::chat::Message;
 use serde_json::{Map, Value, json};
 
-use super::envelope::{Envelope, Pieces, usage};
+use super::envelope::{Envelope, Pieces, timings, usage};
 use super::sampling::{self, ResponseFormat};
 use super::{Encoder, Reply, blocking, data, json, new_id, read, stream};
 use crate::Server;
@@ -33,7 +33,7 @@ pub async fn completions(State(server): State<Arc<Server>>, request: Request) ->
     let wants_stream = fields.bool("stream")?.unwrap_or(false);
     let wants_usage = stream_usage(&mut fields)?;
     fields.refuse(&["functions", "function_call"])?;
-    let conversation = Conversation { messages, toolbox, format, variables };
+    let conversation = Conversation { messages, toolbox, format, variables, leaves_turn_closed: false };
 
     let text_model = Arc::clone(&model);
     let (request, tools) = blocking(move || conversation.prepare(&text_model.text, request)).await?;
@@ -49,7 +49,9 @@ pub async fn completions(State(server): State<Arc<Server>>, request: Request) ->
     let choices = whole.iter().enumerate().map(|(idx, answer)| reply.choice(idx, answer)).collect();
     let n_generated = whole.iter().map(|answer| answer.n_generated).sum();
     let usage = usage(answers.n_prompt, answers.n_cached, n_generated);
-    Ok(json(&envelope.around("chat.completion", choices, Some(usage))))
+    let mut body = envelope.around("chat.completion", choices, Some(usage));
+    body["timings"] = timings(&answers.timings());
+    Ok(json(&body))
 }
 
 /// `logprobs` and `top_logprobs`.
@@ -68,6 +70,17 @@ pub fn stream_usage(fields: &mut Fields) -> Result<bool, ApiError> {
         Some(mut options) => Ok(options.bool("include_usage")?.unwrap_or(false)),
         None => Ok(false),
     }
+}
+
+/// What is asked of a conversation that is only to be written or counted.
+pub fn conversation(fields: &mut Fields) -> Result<Conversation, ApiError> {
+    Ok(Conversation {
+        messages: messages(fields)?,
+        toolbox: toolbox(fields)?,
+        variables: fields.object("chat_template_kwargs")?.map(Fields::into_map),
+        leaves_turn_closed: fields.bool("add_generation_prompt")? == Some(false),
+        ..Conversation::default()
+    })
 }
 
 /// The conversation.
@@ -236,7 +249,7 @@ impl ChatStream {
 
 impl Encoder for ChatStream {
     fn begin(&mut self, answers: &Answers) -> String {
-        let opening = |idx| self.delta(idx, json!({ "role": "assistant", "content": "" }), None, None);
+        let opening = |idx| self.delta(idx, json!({ "role": "assistant", "content": null }), None, None);
         (0..answers.n_choices()).map(opening).collect()
     }
 

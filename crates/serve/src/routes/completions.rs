@@ -4,19 +4,18 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use edgeward_model::tokenizer::{AddSpecial, ControlTokens};
+use edgeward_model::tokenizer::{AddSpecial, ParseSpecial};
 use serde_json::{Value, json};
 
 use super::chat::{finish_reason, stream_usage};
 use super::envelope::{Envelope, Pieces, usage};
+use super::prompts::Prompt;
 use super::sampling::{self, ResponseFormat};
 use super::{Encoder, Reply, blocking, data, json, read, stream};
 use crate::Server;
 use crate::error::{ApiError, Dialect};
-use crate::fields::Fields;
 use crate::model::{Answer, Answers, ServedModel};
 use crate::scheduler::{Event, TokenLogprob};
-use crate::text::ModelText;
 
 /// What a reply is called, and each of its pieces.
 const OBJECT: &str = "text_completion";
@@ -32,7 +31,7 @@ pub async fn completions(State(server): State<Arc<Server>>, request: Request) ->
     let mut request = sampling::request(&mut fields, &server, &call)?;
     request.n_logprobs = fields.count("logprobs", 0..=MAX_LOGPROBS)?;
     let format = ResponseFormat::read(&mut fields)?;
-    let prompts = Prompt::read_all(&mut fields)?;
+    let prompts = Prompt::read_all(&mut fields, "prompt", MAX_PROMPTS)?;
     let echo = fields.bool("echo")?.unwrap_or(false);
     let wants_stream = fields.bool("stream")?.unwrap_or(false);
     let wants_usage = stream_usage(&mut fields)?;
@@ -55,7 +54,10 @@ pub async fn completions(State(server): State<Arc<Server>>, request: Request) ->
         let mut requests = Vec::new();
         let mut echoes = Vec::new();
         for prompt in &prompts {
-            requests.push(crate::scheduler::Request { prompt: prompt.tokens(text)?, ..request.clone() });
+            requests.push(crate::scheduler::Request {
+                prompt: prompt.tokens(text, AddSpecial::Yes, ParseSpecial::No)?,
+                ..request.clone()
+            });
             echoes.push(if echo { prompt.text(text)? } else { String::new() });
         }
         Ok((requests, echoes))
@@ -85,62 +87,6 @@ pub async fn completions(State(server): State<Arc<Server>>, request: Request) ->
     }
     let usage = usage(n_prompt, n_cached, n_generated);
     Ok(json(&envelope.around(OBJECT, choices.into(), Some(usage))))
-}
-
-/// What is to go on.
-enum Prompt {
-    Text(String),
-    Tokens(Vec<u32>),
-}
-
-impl Prompt {
-    /// A text, a list of texts, a list of tokens, or a list of such lists.
-    fn read_all(fields: &mut Fields) -> Result<Vec<Prompt>, ApiError> {
-        let prompt = fields.value("prompt");
-        let prompt = fields.required("prompt", prompt)?;
-        let prompts: Option<Vec<Prompt>> = match &prompt {
-            Value::Array(list) if list.first().is_some_and(Value::is_number) => {
-                Prompt::read(&prompt).map(|prompt| vec![prompt])
-            }
-            Value::Array(list) => list.iter().map(Prompt::read).collect(),
-            other => Prompt::read(other).map(|prompt| vec![prompt]),
-        };
-        match prompts {
-            Some(prompts) if (1..=MAX_PROMPTS).contains(&prompts.len()) => Ok(prompts),
-            Some(_) => Err(fields.error("prompt", format!("this must be 1 to {MAX_PROMPTS} prompts"))),
-            None => {
-                Err(fields.error("prompt", "this must be a string, a list of token ids, or a list of these"))
-            }
-        }
-    }
-
-    fn read(value: &Value) -> Option<Prompt> {
-        match value {
-            Value::String(text) => Some(Prompt::Text(text.clone())),
-            Value::Array(list) => {
-                let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-                list.iter().map(id).collect::<Option<_>>().map(Prompt::Tokens)
-            }
-            _ => None,
-        }
-    }
-
-    fn tokens(&self, text: &ModelText) -> Result<Vec<u32>, ApiError> {
-        match self {
-            Prompt::Text(prompt) => text.encode(prompt, AddSpecial::Yes),
-            Prompt::Tokens(tokens) => Ok(tokens.clone()),
-        }
-    }
-
-    fn text(&self, text: &ModelText) -> Result<String, ApiError> {
-        match self {
-            Prompt::Text(prompt) => Ok(prompt.clone()),
-            Prompt::Tokens(tokens) => text
-                .tokenizer()
-                .decode(tokens, ControlTokens::Hide)
-                .map_err(|error| ApiError::field("prompt", error.to_string())),
-        }
-    }
 }
 
 /// How answers become choices.

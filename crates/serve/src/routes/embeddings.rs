@@ -10,9 +10,10 @@ use std::time::Instant;
 use axum::extract::{Request, State};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use edgeward_model::tokenizer::AddSpecial;
+use edgeward_model::tokenizer::{AddSpecial, ParseSpecial};
 use serde_json::{Value, json};
 
+use super::prompts::Prompt;
 use super::{Reply, blocking, json, read};
 use crate::Server;
 use crate::error::ApiError;
@@ -63,10 +64,20 @@ pub async fn rerank(State(server): State<Arc<Server>>, request: Request) -> Repl
     let model = server.embedder(fields.string("model")?.as_deref())?;
     let query = fields.string("query")?;
     let query = fields.required("query", query)?;
-    let documents = fields.strings("documents", MAX_INPUTS - 1)?;
+    // In the words of Hugging Face's text-embeddings-inference; the answer then has its shape.
+    let texts = fields.strings("texts", MAX_INPUTS - 1)?;
+    let names_scores = texts.is_some();
+    let documents = match texts {
+        Some(texts) => Some(texts),
+        None => fields.strings("documents", MAX_INPUTS - 1)?,
+    };
     let documents = fields.required("documents", documents)?;
+    if documents.is_empty() {
+        return Err(fields.error("documents", "this must have at least one text"));
+    }
     let top_n = fields.count("top_n", 1..=usize::MAX)?.unwrap_or(documents.len());
     let returns_documents = fields.bool("return_documents")?.unwrap_or(false);
+    let returns_texts = fields.bool("return_text")?.unwrap_or(false);
     let texts = [query].into_iter().chain(documents.iter().cloned()).collect();
     let (vectors, n_tokens) = embed_texts(&server, &model, texts, Overlong::Refused, &call).await?;
     let (query, rest) = vectors.split_first().expect("the query's is the first");
@@ -78,13 +89,23 @@ pub async fn rerank(State(server): State<Arc<Server>>, request: Request) -> Repl
         .into_iter()
         .take(top_n)
         .map(|(idx, score)| {
-            let mut result = json!({ "index": idx, "relevance_score": score });
+            let document = &documents[idx];
+            let mut result = match names_scores {
+                true => json!({ "index": idx, "score": score }),
+                false => json!({ "index": idx, "relevance_score": score }),
+            };
             if returns_documents {
-                result["document"] = json!({ "text": documents[idx] });
+                result["document"] = json!({ "text": document });
+            }
+            if returns_texts {
+                result["text"] = document.as_str().into();
             }
             result
         })
         .collect();
+    if names_scores {
+        return Ok(json(&results.into()));
+    }
     Ok(json(&json!({
         "model": model.info.name,
         "object": "list",
@@ -140,37 +161,19 @@ fn to_unit_length(vector: &mut [f32]) {
     vector.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
 }
 
-/// A text, a list of texts, a list of tokens, or a list of such lists.
-async fn inputs(fields: &mut Fields, model: &Arc<ServedModel>) -> Result<Vec<Vec<u32>>, ApiError> {
-    let value = fields.value("input");
-    let value = fields.required("input", value)?;
-    let wrong = fields.error("input", "this must be a string, a list of token ids, or a list of these");
-    let list = match value {
-        Value::Array(list) if list.first().is_some_and(Value::is_number) => vec![Value::Array(list)],
-        Value::Array(list) => list,
-        one => vec![one],
-    };
-    if !(1..=MAX_INPUTS).contains(&list.len()) {
-        return Err(fields.error("input", format!("this must be 1 to {MAX_INPUTS} texts")));
-    }
+/// The tokens of each text in the field `input`.
+pub async fn inputs(fields: &mut Fields, model: &Arc<ServedModel>) -> Result<Vec<Vec<u32>>, ApiError> {
+    let inputs = Prompt::read_all(fields, "input", MAX_INPUTS)?;
     let model = Arc::clone(model);
     blocking(move || {
-        let tokens = |value: &Value| match value {
-            Value::String(text) => model.text.encode(text, AddSpecial::Yes),
-            Value::Array(ids) => {
-                let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
-                ids.iter().map(id).collect::<Option<Vec<u32>>>().ok_or(wrong.clone())
-            }
-            _ => Err(wrong.clone()),
-        };
-        list.iter().map(tokens).collect()
+        inputs.iter().map(|input| input.tokens(&model.text, AddSpecial::Yes, ParseSpecial::No)).collect()
     })
     .await
 }
 
 /// The vectors of texts, and how many tokens they have. A model that talks gets them one after the other: a long list must
 /// not fill the queue that all share.
-async fn embed(
+pub async fn embed(
     server: &Server,
     model: &Arc<ServedModel>,
     inputs: Vec<Vec<u32>>,

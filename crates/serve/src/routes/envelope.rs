@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 
 use super::{data, new_id, now_s};
-use crate::model::{Answers, ServedModel};
+use crate::model::{Answers, ServedModel, Timings};
+
+/// What made an answer: with another version, the same seed may give another.
+const FINGERPRINT: &str = concat!("b", env!("CARGO_PKG_VERSION"));
 
 /// What a reply and all its pieces have in common.
 pub struct Envelope {
@@ -25,6 +28,7 @@ impl Envelope {
             "object": object,
             "created": self.created,
             "model": self.model,
+            "system_fingerprint": FINGERPRINT,
             "choices": choices,
         });
         if let Some(usage) = usage {
@@ -58,10 +62,34 @@ impl Pieces {
         let mut out = String::new();
         if self.wants_usage {
             let usage = usage(answers.n_prompt, answers.n_cached, self.n_generated);
-            out = data(&self.envelope.around(self.object, json!([]), Some(usage)));
+            let mut last = self.envelope.around(self.object, json!([]), Some(usage));
+            last["timings"] = timings(&answers.timings());
+            out = data(&last);
         }
         out + "data: [DONE]\n\n"
     }
+}
+
+/// Where the time went, in llama.cpp's words, which its clients show.
+pub fn timings(timings: &Timings) -> Value {
+    let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+    let per_token = |time: std::time::Duration, n: usize| if n > 0 { ms(time) / n as f64 } else { 0.0 };
+    let per_second = |time: std::time::Duration, n: usize| {
+        if n > 0 { n as f64 / time.as_secs_f64().max(1e-9) } else { 0.0 }
+    };
+    // The first token of an answer comes with the prompt's last pass.
+    let n_passes = timings.n_generated.saturating_sub(1);
+    json!({
+        "cache_n": timings.n_cached,
+        "prompt_n": timings.n_prompt,
+        "prompt_ms": ms(timings.prompt),
+        "prompt_per_token_ms": per_token(timings.prompt, timings.n_prompt),
+        "prompt_per_second": per_second(timings.prompt, timings.n_prompt),
+        "predicted_n": timings.n_generated,
+        "predicted_ms": ms(timings.generation),
+        "predicted_per_token_ms": per_token(timings.generation, n_passes),
+        "predicted_per_second": per_second(timings.generation, n_passes),
+    })
 }
 
 /// Tokens used.

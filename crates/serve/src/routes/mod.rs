@@ -7,10 +7,12 @@ mod chat;
 mod completions;
 mod embeddings;
 mod envelope;
+pub mod llama_cpp;
 mod models;
 mod ollama;
 mod openapi;
 pub mod page;
+mod prompts;
 mod responses;
 pub mod sampling;
 mod status;
@@ -70,6 +72,21 @@ fn endpoints() -> Vec<(Endpoint, MethodRouter<Arc<Server>>)> {
         (openapi::UNLOAD, post(admin::unload)),
         (openapi::SWAP, post(admin::swap)),
         (openapi::OPENAPI, get(openapi::document)),
+        (openapi::LLAMA_COMPLETION, post(llama_cpp::completion)),
+        (openapi::LLAMA_EMBEDDING, post(llama_cpp::embedding)),
+        (openapi::APPLY_TEMPLATE, post(llama_cpp::apply_template)),
+        (openapi::INPUT_TOKENS, post(llama_cpp::count_tokens)),
+        (openapi::PROPS, get(llama_cpp::props)),
+        (openapi::SLOTS, get(llama_cpp::slots)),
+        // The same under other paths.
+        (openapi::LLAMA_COMPLETION.at("/completions"), post(llama_cpp::completion)),
+        (openapi::LLAMA_EMBEDDING.at("/embeddings"), post(llama_cpp::embedding)),
+        (openapi::CHAT.at("/chat/completions"), post(chat::completions)),
+        (openapi::RESPONSES.at("/responses"), post(responses::responses)),
+        (openapi::RERANK.at("/rerank"), post(embeddings::rerank)),
+        (openapi::RERANK.at("/reranking"), post(embeddings::rerank)),
+        (openapi::RERANK.at("/v1/reranking"), post(embeddings::rerank)),
+        (openapi::MODELS.at("/models"), get(models::list)),
     ];
     endpoints.extend(page::paths().map(|path| (openapi::page(path), get(page::file))));
     endpoints

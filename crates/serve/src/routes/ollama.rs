@@ -37,7 +37,7 @@ pub async fn chat(State(server): State<Arc<Server>>, request: Request) -> Reply 
     });
     let toolbox = Toolbox::new(tools.collect::<Result<Vec<_>, _>>()?, ToolChoice::Auto)?;
     let format = format(&mut fields)?;
-    let conversation = Conversation { messages, toolbox, format, variables: None };
+    let conversation = Conversation { messages, toolbox, format, ..Conversation::default() };
     let wants_stream = fields.bool("stream")?.unwrap_or(true);
     let request = options(&mut fields, &server, &call)?;
     let text_model = Arc::clone(&model);

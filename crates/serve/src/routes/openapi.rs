@@ -133,6 +133,30 @@ const RESPONSES_FIELDS: &[Field] = &[
     TOOLS,
     Field("tool_choice", Anything, May, "auto, none, required, or one function"),
 ];
+const LLAMA_FIELDS: &[Field] = &[
+    Field("prompt", Anything, Must, "A text, token ids, both mixed, or a list of these"),
+    Field("n_predict", Whole(-1.0, MOST), May, "Tokens of the answer, at most; -1 for no limit"),
+    Field("n_probs", Whole(0.0, 20.0), May, "Log probabilities of each token and so many others"),
+    Field("grammar", Text, May, "What the answer must look like, in GBNF"),
+    Field("json_schema", Object, May, "A JSON schema that the answer must follow"),
+    Field("logit_bias", Anything, May, "Pairs of a token, as id or text, and what is added to its logit"),
+    Field("return_tokens", Flag, May, "Whether the answer's token ids are told"),
+    Field("timings_per_token", Flag, May, "Whether each piece tells where the time went"),
+    Field("response_fields", Texts, May, "Fields of the answer that are wanted"),
+];
+const CONVERSATION_FIELDS: &[Field] = &[
+    MODEL,
+    Field("messages", Objects, Must, "`role` and `content`, text or parts that are text"),
+    TOOLS,
+    Field("tool_choice", Anything, May, "auto, none, required, or one function"),
+    Field("chat_template_kwargs", Object, May, "Variables of the model's chat template"),
+    Field(
+        "add_generation_prompt",
+        Flag,
+        May,
+        "Whether it ends where the answer begins; it does if not given",
+    ),
+];
 const MESSAGES_FIELDS: &[Field] = &[
     Field("messages", Objects, Must, "`role` user or assistant, and `content`"),
     Field("system", Anything, May, "What the system says first"),
@@ -199,7 +223,12 @@ pub const RERANK: Endpoint = Endpoint {
     fields: &[&[
         MODEL,
         Field("query", Text, Must, "What is looked for"),
-        Field("documents", Texts, Must, "At most 2047 texts"),
+        Field(
+            "documents",
+            Texts,
+            Must,
+            "At most 2047 texts; in the field `texts`, the answer is a list of index and score",
+        ),
         Field("top_n", Whole(1.0, MOST), May, "Results, at most"),
         Field("return_documents", Flag, May, "Whether results hold their texts"),
     ]],
@@ -359,6 +388,45 @@ pub const METRICS: Endpoint = Endpoint {
 #[allow(missing_docs)]
 pub const OPENAPI: Endpoint = Endpoint { path: "/openapi.json", summary: "This document", ..HEALTH };
 
+#[allow(missing_docs)]
+pub const LLAMA_COMPLETION: Endpoint = Endpoint {
+    path: "/completion",
+    tag: "llama.cpp",
+    summary: "Continues a text",
+    fields: &[LLAMA_FIELDS, SAMPLING],
+    ..CHAT
+};
+#[allow(missing_docs)]
+pub const LLAMA_EMBEDDING: Endpoint = Endpoint {
+    path: "/embedding",
+    summary: "Makes a vector of each text",
+    fields: &[&[MODEL, Field("input", TextsOrTokens, Must, "At most 2048 texts; `content` will do, too")]],
+    answers: &[JSON],
+    ..LLAMA_COMPLETION
+};
+#[allow(missing_docs)]
+pub const APPLY_TEMPLATE: Endpoint = Endpoint {
+    path: "/apply-template",
+    summary: "Writes a conversation as the model's template does",
+    fields: &[CONVERSATION_FIELDS],
+    ..LLAMA_EMBEDDING
+};
+#[allow(missing_docs)]
+pub const INPUT_TOKENS: Endpoint = Endpoint {
+    path: "/chat/completions/input_tokens",
+    summary: "Counts the tokens of a conversation",
+    ..APPLY_TEMPLATE
+};
+#[allow(missing_docs)]
+pub const PROPS: Endpoint =
+    Endpoint { path: "/props", tag: "llama.cpp", summary: "What the first model can do", ..MODELS };
+#[allow(missing_docs)]
+pub const SLOTS: Endpoint = Endpoint {
+    path: "/slots",
+    summary: "Places for answers, and how many are taken; needs the scope admin",
+    ..PROPS
+};
+
 /// A file of the page.
 pub const fn page(path: &'static str) -> Endpoint {
     Endpoint { path, tag: "Page", summary: "A file of the page for people", answers: &["*/*"], ..HEALTH }
@@ -423,6 +491,11 @@ impl SchemaBuilder {
 }
 
 impl Endpoint {
+    /// The same under another path.
+    pub const fn at(self, path: &'static str) -> Endpoint {
+        Endpoint { path, ..self }
+    }
+
     fn operation(&self) -> OperationBuilder {
         let mut good = ResponseBuilder::new().description("The answer");
         for kind in self.answers {

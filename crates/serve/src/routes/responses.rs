@@ -37,7 +37,7 @@ pub async fn responses(State(server): State<Arc<Server>>, request: Request) -> R
     let (choice, choice_value) = tool_choice(&mut fields)?;
     let (format, format_value) = format(&mut fields)?;
     let conversation =
-        Conversation { messages, toolbox: Toolbox::new(tools, choice)?, format, variables: None };
+        Conversation { messages, toolbox: Toolbox::new(tools, choice)?, format, ..Conversation::default() };
     let limit = fields.count("max_output_tokens", 1..=usize::MAX)?;
     let wants_stream = fields.bool("stream")?.unwrap_or(false);
     let mut request = sampling::request(&mut fields, &server, &call)?;

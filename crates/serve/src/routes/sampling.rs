@@ -37,8 +37,10 @@ pub fn request(fields: &mut Fields, server: &Server, call: &Call) -> Result<Requ
         return Err(fields.error("modalities", "only text is supported").code("unsupported"));
     }
     fields.refuse(&UNSUPPORTED)?;
+    let temperature = fields.number("temperature", 0.0..=100.0)?.or(server.default_temperature);
+    let seed = fields.integer("seed", i64::MIN..=i64::MAX)?.map(|seed| seed as u64).or(server.default_seed);
     let sampling = SamplerOptions {
-        temperature: fields.number("temperature", 0.0..=100.0)?.unwrap_or(TEMPERATURE),
+        temperature: temperature.unwrap_or(TEMPERATURE),
         top_k: fields.count("top_k", 0..=usize::MAX)?.unwrap_or(0),
         top_p: fields.number("top_p", 1e-6..=1.0)?.unwrap_or(TOP_P),
         min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(MIN_P),
@@ -47,8 +49,9 @@ pub fn request(fields: &mut Fields, server: &Server, call: &Call) -> Result<Requ
         presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0),
         penalty_window: PENALTY_WINDOW,
         logit_bias: logit_bias(fields)?,
-        seed: seed(fields)?,
+        seed: seed.unwrap_or_else(random_seed),
     };
+    let is_repeatable = seed.is_some() || sampling.temperature == 0.0;
     let limit = fields.count("max_completion_tokens", 1..=usize::MAX)?;
     let limit = limit.or(fields.count("max_tokens", 1..=usize::MAX)?);
     let priority = fields.integer("priority", -100..=100)?.unwrap_or(0) as i32;
@@ -59,6 +62,7 @@ pub fn request(fields: &mut Fields, server: &Server, call: &Call) -> Result<Requ
     let timeout = timeout.map_or(server.max_duration, |ms| Duration::from_millis(ms as u64));
     Ok(Request {
         sampling,
+        is_repeatable,
         max_tokens: limit.unwrap_or(server.default_max_tokens),
         stop_strings: fields.strings("stop", MAX_STOPS)?.unwrap_or_default(),
         ignores_end: fields.bool("ignore_eos")?.unwrap_or(false),
@@ -69,16 +73,20 @@ pub fn request(fields: &mut Fields, server: &Server, call: &Call) -> Result<Requ
     })
 }
 
-/// The seed asked for, else one by chance.
-fn seed(fields: &mut Fields) -> Result<u64, ApiError> {
-    match fields.integer("seed", i64::MIN..=i64::MAX)? {
-        Some(seed) => Ok(seed as u64),
-        None => Ok(random_seed()),
+/// How tokens are chosen where a request says nothing.
+pub fn defaults(server: &Server) -> SamplerOptions {
+    SamplerOptions {
+        temperature: server.default_temperature.unwrap_or(TEMPERATURE),
+        top_p: TOP_P,
+        min_p: MIN_P,
+        penalty_window: PENALTY_WINDOW,
+        seed: server.default_seed.unwrap_or(0),
+        ..SamplerOptions::default()
     }
 }
 
 /// A seed by chance.
-pub fn random_seed() -> u64 {
+fn random_seed() -> u64 {
     // Without chance, an answer is the same as the last time, which is no harm.
     getrandom::u64().unwrap_or(0)
 }
@@ -109,17 +117,36 @@ pub enum ResponseFormat {
     JsonObject,
     /// JSON by a schema, which is in the field named.
     JsonSchema(Value, String),
+    /// Text by a grammar in llama.cpp's notation.
+    Gbnf(String),
 }
 
 impl ResponseFormat {
-    /// From the field `response_format`.
+    /// From the field `response_format`, or from `json_schema` or `grammar`, which llama.cpp's clients send.
     pub fn read(fields: &mut Fields) -> Result<ResponseFormat, ApiError> {
-        let Some(mut format) = fields.object("response_format")? else { return Ok(ResponseFormat::Text) };
+        let schema = fields.value("json_schema");
+        let grammar = fields.string("grammar")?.filter(|grammar| !grammar.is_empty());
+        let format = fields.object("response_format")?;
+        let mut format = match (format, schema, grammar) {
+            (None, None, None) => return Ok(ResponseFormat::Text),
+            (None, Some(schema), None) => {
+                return Ok(ResponseFormat::JsonSchema(schema, fields.name("json_schema")));
+            }
+            (None, None, Some(grammar)) => return Ok(ResponseFormat::Gbnf(grammar)),
+            (Some(format), None, None) => format,
+            _ => {
+                let message = "only one of response_format, json_schema and grammar can be followed";
+                return Err(fields.error("response_format", message));
+            }
+        };
         let kinds = [("text", 0), ("json_object", 1), ("json_schema", 2)];
         let kind = format.choice("type", &kinds)?;
         match format.required("type", kind)? {
             0 => Ok(ResponseFormat::Text),
-            1 => Ok(ResponseFormat::JsonObject),
+            1 => match format.value("schema") {
+                Some(schema) => Ok(ResponseFormat::JsonSchema(schema, format.name("schema"))),
+                None => Ok(ResponseFormat::JsonObject),
+            },
             _ => {
                 let inner = format.object("json_schema")?;
                 let mut inner = format.required("json_schema", inner)?;
@@ -138,6 +165,9 @@ impl ResponseFormat {
             }
             ResponseFormat::JsonSchema(schema, param) => {
                 text.grammar(param, |grammars| grammars.json_schema(schema)).map(Some)
+            }
+            ResponseFormat::Gbnf(source) => {
+                text.grammar("grammar", |grammars| grammars.gbnf(source)).map(Some)
             }
         }
     }
@@ -170,6 +200,16 @@ mod tests {
         let schema = json!({ "type": "json_schema", "json_schema": { "name": "x", "schema": {} } });
         let param = "response_format.json_schema.schema".to_owned();
         assert_eq!(read(schema), Ok(ResponseFormat::JsonSchema(json!({}), param)));
+        let schema = json!({ "type": "json_object", "schema": {} });
+        assert_eq!(
+            read(schema),
+            Ok(ResponseFormat::JsonSchema(json!({}), "response_format.schema".to_owned()))
+        );
+        let read_all = |value: Value| ResponseFormat::read(&mut Fields::of_request(value).unwrap());
+        let schema = ResponseFormat::JsonSchema(json!({}), "json_schema".to_owned());
+        assert_eq!(read_all(json!({ "json_schema": {}, "grammar": "" })), Ok(schema));
+        assert_eq!(read_all(json!({ "grammar": "x" })), Ok(ResponseFormat::Gbnf("x".to_owned())));
+        assert!(read_all(json!({ "grammar": "x", "json_schema": {} })).is_err());
         for (wrong, param) in [
             (json!({ "type": "xml" }), "response_format.type"),
             (json!({}), "response_format.type"),

@@ -9,7 +9,8 @@
 //! magic        8 bytes
 //! parent      16 bytes   name of the page before, zeros for the first
 //! nonce       12 bytes   chance
-//! ciphertext             tokens of the page, u32 little-endian each, then its keys and values
+//! ciphertext             tokens of the page, u32 little-endian each (all ones where there is none), then its keys and
+//!                        values
 //! tag         16 bytes
 //! ```
 //!
@@ -43,6 +44,12 @@ const MAGIC: &[u8; 8] = b"EWPAGE1\0";
 const NAME_LEN: usize = 16;
 const HEAD_LEN: usize = MAGIC.len() + NAME_LEN + NONCE_LEN;
 const TOKENS_LEN: usize = 4 * PAGE_LEN;
+/// Stands in a file where a page that is only begun has no token.
+const NO_TOKEN: u32 = u32::MAX;
+/// The last page of a prompt is kept if it has so many tokens: fewer are computed as fast as read.
+const MIN_END: usize = 16;
+/// Ends read for one prompt, at most; which of them it begins with is only known when they have been.
+const MAX_ENDS: usize = 4;
 const KEY_LEN: usize = 32;
 /// Pages on their way to the disk, bytes: those beyond are not kept. They are in memory anyway, unless the memory's cache
 /// has forgotten them meanwhile.
@@ -192,12 +199,16 @@ impl DiskCache {
         self.n_bytes.load(Ordering::Relaxed)
     }
 
-    /// Hands the whole pages of a sequence to the disk; those that are there already count as used.
+    /// Hands the pages of a sequence to the disk; those that are there already count as used.
     pub fn keep(&self, sequence: &Sequence) {
         let Some(sender) = &self.sender else { return };
         let mut parent = Name::default();
-        for (idx, tokens) in sequence.tokens().as_chunks::<PAGE_LEN>().0.iter().enumerate() {
-            let name = self.seal.name(&parent, tokens);
+        for (idx, tokens) in sequence.tokens().chunks(PAGE_LEN).enumerate() {
+            if tokens.len() < MIN_END {
+                return;
+            }
+            let tokens = padded(tokens);
+            let name = self.seal.name(&parent, &tokens);
             let page = Arc::clone(sequence.page(idx));
             // A disk that is slower than the prompts come keeps fewer of them.
             if sender.try_send(Order::Keep { name, parent, tokens: tokens.to_vec(), page }).is_err() {
@@ -224,8 +235,8 @@ impl DiskCache {
     }
 
     /// Reads those pages back that a prompt begins with, if they have not been yet: who asks soon after the start need not
-    /// wait until all are there. The longest beginning that could be read.
-    pub fn restore_prompt(&mut self, engine: &mut Engine, prompt: &[u32]) -> Option<Sequence> {
+    /// wait until all are there. The beginnings that could be read.
+    pub fn restore_prompt(&mut self, engine: &mut Engine, prompt: &[u32]) -> Vec<Sequence> {
         let mut longest = None;
         let mut parent = Name::default();
         for tokens in prompt.as_chunks::<PAGE_LEN>().0 {
@@ -243,7 +254,16 @@ impl DiskCache {
             }
             parent = name;
         }
-        longest
+        let mut found: Vec<Sequence> = longest.into_iter().collect();
+        let ends: Vec<(Name, Name)> =
+            self.pending.iter().filter(|(_, before)| *before == parent).take(MAX_ENDS).copied().collect();
+        for (name, parent) in ends.into_iter().filter(|_| parent != Name::default()) {
+            let Some(sequence) = self.read(engine, name, parent) else { continue };
+            self.pending.retain(|(pending, _)| *pending != name);
+            self.restored.insert(name, sequence.fork());
+            found.push(sequence);
+        }
+        found
     }
 
     fn read(&self, engine: &mut Engine, name: Name, parent: Name) -> Option<Sequence> {
@@ -259,7 +279,8 @@ impl DiskCache {
         let mut bytes = Vec::with_capacity(file_len);
         file.read_to_end(&mut bytes).ok()?;
         let (tokens, page) = self.seal.open(&name, &parent, &mut bytes)?;
-        engine.restore_page(&mut sequence, &tokens, page).ok()?;
+        let len = tokens.iter().position(|token| *token == NO_TOKEN).unwrap_or(PAGE_LEN);
+        engine.restore_page(&mut sequence, &tokens[..len], page).ok()?;
         Some(sequence)
     }
 }
@@ -343,6 +364,13 @@ impl Seal {
         ids.iter_mut().zip(tokens.as_chunks().0).for_each(|(id, bytes)| *id = u32::from_le_bytes(*bytes));
         (self.name(parent, &ids) == *name).then_some((ids, page))
     }
+}
+
+/// A page's tokens as they stand in its file.
+fn padded(tokens: &[u32]) -> [u32; PAGE_LEN] {
+    let mut padded = [NO_TOKEN; PAGE_LEN];
+    padded[..tokens.len()].copy_from_slice(tokens);
+    padded
 }
 
 fn to_bytes(tokens: &[u32]) -> Vec<u8> {

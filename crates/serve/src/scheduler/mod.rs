@@ -44,6 +44,8 @@ pub struct Limits {
     pub kv_bytes: usize,
     /// Bytes of keys and values that are kept for requests to come.
     pub cache_bytes: usize,
+    /// Bytes of whole answers that are kept for requests that ask the same again; 0 to keep none.
+    pub reply_bytes: usize,
 }
 
 impl Limits {
@@ -53,7 +55,7 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { max_active: 32, max_waiting: 64, kv_bytes: 1 << 30, cache_bytes: 256 << 20 }
+        Limits { max_active: 32, max_waiting: 64, kv_bytes: 1 << 30, cache_bytes: 256 << 20, reply_bytes: 0 }
     }
 }
 
@@ -76,6 +78,8 @@ pub struct Request {
     pub n_choices: usize,
     /// How tokens are chosen.
     pub sampling: SamplerOptions,
+    /// Whether the same request may be answered by the same answer: its choices do not depend on chance.
+    pub is_repeatable: bool,
     /// Tokens of an answer, at most; no more than the context holds are given.
     pub max_tokens: usize,
     /// Texts that end an answer, and are no part of it.
@@ -97,6 +101,7 @@ impl Default for Request {
             deadline: None,
             n_choices: 1,
             sampling: SamplerOptions::default(),
+            is_repeatable: false,
             max_tokens: usize::MAX,
             stop_strings: Vec::new(),
             ignores_end: false,
@@ -227,8 +232,8 @@ impl fmt::Display for Rejection {
             Rejection::QueueFull => f.write_str("too many requests are waiting: try again a little later"),
             Rejection::PromptTooLong { n_prompt, context_len } => write!(
                 f,
-                "the prompt has {n_prompt} tokens, and with an answer more than the {context_len} that the context \
-                 holds: shorten it"
+                "the prompt has {n_prompt} tokens, which with an answer exceeds the available context size of \
+                 {context_len}: shorten it"
             ),
             Rejection::TooLarge { needed_bytes, kv_bytes } => write!(
                 f,
@@ -460,11 +465,8 @@ impl Scheduler {
             let (phase, n_cached) = match request.task {
                 Task::Generate => {
                     let disk = self.disk.as_mut();
-                    if let Some(kept) =
-                        disk.and_then(|disk| disk.restore_prompt(&mut self.engine, &request.prompt))
-                    {
-                        self.cache.insert(&kept);
-                    }
+                    let kept = disk.map(|disk| disk.restore_prompt(&mut self.engine, &request.prompt));
+                    kept.iter().flatten().for_each(|kept| self.cache.insert(kept));
                     // The last token is computed in any case: its logits are wanted.
                     let found = self.cache.find(&request.prompt, request.prompt.len() - 1);
                     let sequence = found.unwrap_or_else(|| self.engine.new_sequence());

@@ -58,13 +58,19 @@ fn what_was_kept_is_there_again() {
     cache.keep(&before);
     cache.keep(&sequence(&mut engine, &tokens(150, 100, 1)));
     drop(cache);
-    // Three whole pages, and the second of the other: the first is the same.
-    assert_eq!(pages(&dir).len(), 4);
+    // Three whole pages, and the second and the end of the other: the first is the same, and 8 tokens are too few to be kept.
+    assert_eq!(pages(&dir).len(), 5);
     let cache = open(&dir);
-    assert_eq!(cache.size_bytes(), 4 * file_bytes(&engine));
+    assert_eq!(cache.size_bytes(), 5 * file_bytes(&engine));
     let mut all = restored(cache);
     let lens: Vec<usize> = all.iter().map(Sequence::len).collect();
-    assert_eq!(lens.iter().sum::<usize>(), (1 + 2 + 2 + 3) * PAGE_LEN, "{lens:?}");
+    assert_eq!(lens.iter().sum::<usize>(), (1 + 2 + 2 + 3) * PAGE_LEN + 150, "{lens:?}");
+    // What has only been begun goes on, too.
+    let mut end = all.remove(lens.iter().position(|len| *len == 150).unwrap());
+    let lens: Vec<usize> = all.iter().map(Sequence::len).collect();
+    let mut alone = sequence(&mut engine, &tokens(150, 100, 1));
+    let expected = engine.decode(&mut [(&mut alone, 20)]).unwrap();
+    assert_eq!(tiny_engine().decode(&mut [(&mut end, 20)]).unwrap().row(0), expected.row(0));
     let mut longest = all.remove(lens.iter().position(|len| *len == 3 * PAGE_LEN).unwrap());
     assert_eq!(longest.tokens(), &prompt[..3 * PAGE_LEN]);
     // It goes on as if it had never been away.
@@ -83,14 +89,16 @@ fn a_prompt_brings_its_own_pages_back_at_once() {
     prompts.iter().for_each(|prompt| cache.keep(&sequence(&mut engine, prompt)));
     drop(cache);
     let mut cache = open(&dir);
-    let found = cache.restore_prompt(&mut engine, &tokens(400, 150, 9)).unwrap();
-    assert_eq!(found.tokens(), &prompts[0][..2 * PAGE_LEN]);
-    let found = cache.restore_prompt(&mut engine, &prompts[0]).unwrap();
-    assert_eq!(found.tokens(), &prompts[0][..3 * PAGE_LEN]);
-    assert!(cache.restore_prompt(&mut engine, &prompts[0]).is_none(), "it is there already");
-    assert!(cache.restore_prompt(&mut engine, &tokens(400, 0, 9)).is_none());
-    // The others come as before.
-    assert_eq!(restored(cache).len(), 6);
+    let found = cache.restore_prompt(&mut engine, &tokens(400, 150, 9));
+    // The page that goes on differently comes along: its beginning is the same.
+    let found: Vec<&[u32]> = found.iter().map(Sequence::tokens).collect();
+    assert_eq!(found, [&prompts[0][..2 * PAGE_LEN], &prompts[0][..3 * PAGE_LEN]]);
+    assert!(cache.restore_prompt(&mut engine, &prompts[0]).is_empty(), "it is there already");
+    let found = cache.restore_prompt(&mut engine, &prompts[1]);
+    assert_eq!(found[0].tokens(), &prompts[1][..3 * PAGE_LEN]);
+    assert!(cache.restore_prompt(&mut engine, &tokens(400, 0, 9)).is_empty());
+    // The last comes as before.
+    assert_eq!(restored(cache).len(), 3);
 }
 
 #[test]
