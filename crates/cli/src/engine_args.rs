@@ -5,7 +5,6 @@ use std::sync::Arc;
 use clap::ValueEnum;
 use edgeward_compress::certificate;
 use edgeward_engine::{Engine, EngineOptions, Precision};
-use edgeward_kernels::DType;
 use edgeward_kernels::kv::{KvType, PAGE_LEN};
 use edgeward_model::Model;
 use edgeward_model::gguf::Gguf;
@@ -91,12 +90,8 @@ impl EngineArgs {
 
 /// How keys and values are to be kept: as was asked, else as the file of a compressed model says.
 pub fn kv_type(asked: Option<KvArg>, file: Option<&Gguf>) -> KvType {
-    let of_file = || file?.get(certificate::KV_KEY)?.as_str();
-    match (asked, of_file()) {
-        (Some(asked), _) => asked.into(),
-        (None, Some("q8_0")) => KvType::Q8_0,
-        (None, _) => KvType::F16,
-    }
+    let of_file = || KvType::by_name(file?.get(certificate::KV_KEY)?.as_str()?);
+    asked.map(KvType::from).or_else(of_file).unwrap_or_default()
 }
 
 /// Makes an engine, and says so beforehand if memory will not do.
@@ -122,11 +117,7 @@ pub fn engine(
 pub fn budget(context_len: Option<usize>, kv_type: KvType) -> Budget {
     Budget {
         context_len,
-        kv_dtype: match kv_type {
-            KvType::F16 => DType::F16,
-            KvType::Q8_0 => DType::Q8_0,
-            KvType::F32 => DType::F32,
-        },
+        kv_dtype: kv_type.dtype(),
         n_batch: Engine::MAX_STEP_TOKENS,
         available_bytes: device::memory().map(|memory| memory.available_bytes),
     }

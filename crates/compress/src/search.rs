@@ -276,9 +276,9 @@ fn dtype_of(name: &str) -> Option<DType> {
     DType::ALL.into_iter().find(|dtype| dtype.name() == name)
 }
 
-/// Of keys and values that are kept as `name` says.
+/// Of keys and values that are kept in elements of the type that `name` says.
 fn kv_type_of(name: &str) -> KvType {
-    if name == DType::Q8_0.name() { KvType::Q8_0 } else { KvType::F16 }
+    KvType::ALL.into_iter().find(|kv_type| kv_type.dtype().name() == name).unwrap_or_default()
 }
 
 /// The windows whose predictions are watched, at the layer that is being measured.

@@ -13,6 +13,7 @@
 
 use half::f16;
 
+use crate::dtype::DType;
 use crate::isa::{Isa, Kernel, LANES, Simd};
 use crate::math::load_part;
 use crate::memory::{Buffer, BufferPart};
@@ -32,6 +33,34 @@ pub enum KvType {
     Q8_0,
     /// Floats as they were computed: for exactness, at twice the memory of half floats.
     F32,
+}
+
+impl KvType {
+    /// Every type.
+    pub const ALL: [KvType; 3] = [KvType::F16, KvType::Q8_0, KvType::F32];
+
+    /// As files and options say it: `f16`, `q8_0` or `f32`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            KvType::F16 => "f16",
+            KvType::Q8_0 => "q8_0",
+            KvType::F32 => "f32",
+        }
+    }
+
+    /// The type of that name.
+    pub fn by_name(name: &str) -> Option<KvType> {
+        KvType::ALL.into_iter().find(|kv_type| kv_type.name() == name)
+    }
+
+    /// The type of its elements.
+    pub const fn dtype(self) -> DType {
+        match self {
+            KvType::F16 => DType::F16,
+            KvType::Q8_0 => DType::Q8_0,
+            KvType::F32 => DType::F32,
+        }
+    }
 }
 
 /// What a page has room for.

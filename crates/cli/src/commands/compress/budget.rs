@@ -231,7 +231,7 @@ impl Wish<'_> {
     /// Runs a hollow file.
     fn run(&self, solution: &Solution, compressor: &Compressor, beside: &Path) -> Outcome<Figures> {
         let hollow = Temporary::beside(beside, "hollow");
-        let kv_type = Value::String(kv_name(solution.kv_type));
+        let kv_type = Value::String(solution.kv_type.unwrap_or_default().name());
         compressor.write_hollow(&solution.assignment, &hollow.0, &[(KV_KEY, kv_type)])?;
         Ok(running::measure(&hollow.0, self.n_threads, self.context_len)?)
     }
@@ -252,7 +252,7 @@ impl Wish<'_> {
             isa: profile.isa.clone(),
             n_threads: self.n_threads,
             context_len: self.context_len,
-            kv_type: kv_name(kv_type).to_owned(),
+            kv_type: kv_type.unwrap_or_default().name().to_owned(),
             // What is measured is not known to more digits.
             ms_per_token: (figures.ns_per_token / 1e3).round() / 1e3,
             memory_bytes: figures.memory_bytes,
@@ -261,11 +261,6 @@ impl Wish<'_> {
             budget_memory_bytes: self.ram.map(|ram| ram.bytes),
         }
     }
-}
-
-/// As the file says it.
-pub fn kv_name(kv_type: Option<KvType>) -> &'static str {
-    if kv_type == Some(KvType::Q8_0) { "q8_0" } else { "f16" }
 }
 
 /// Threads of the device: those that were asked for, else all.

@@ -21,7 +21,7 @@ use edgeward_model::gguf::Value;
 use edgeward_model::tokenizer::Tokenizer;
 use serde::Serialize;
 
-use super::budget::{Wish, kv_name};
+use super::budget::Wish;
 use super::running::{self, Figures};
 use super::samples::Asked;
 use super::temporary::Temporary;
@@ -333,8 +333,8 @@ impl<'a> Work<'a> {
     ) -> Outcome<Report> {
         let Job { args, cancel, .. } = *self.job;
         let path = &target.output;
-        if target.solution.kv_type.is_some() {
-            add_metadata(path, &[(KV_KEY, Value::String(kv_name(target.solution.kv_type)))])?;
+        if let Some(kv_type) = target.solution.kv_type {
+            add_metadata(path, &[(KV_KEY, Value::String(kv_type.name()))])?;
         }
         let vocabulary = match (&self.job.trimming, self.kept) {
             (Some(trimming), Some(kept)) => {
