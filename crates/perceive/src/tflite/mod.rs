@@ -10,7 +10,7 @@ mod operators;
 mod tests;
 mod write;
 
-pub use write::write;
+pub use write::{write, write_with_metadata};
 
 use std::sync::Arc;
 
@@ -79,6 +79,28 @@ pub fn read(file: Arc<[u8]>) -> Result<Graph, Error> {
         !is_done
     });
     Ok(graph)
+}
+
+/// The text that the file keeps under `name` in its metadata; `None` if there is none.
+///
+/// # Errors
+/// If the file is damaged, or it is no text.
+pub fn metadata(file: &[u8], name: &str) -> Result<Option<String>, Error> {
+    let at = |damage: String| Error::malformed("metadata", damage);
+    let reader = Reader::new(file);
+    let model = reader.root(b"TFL3").map_err(at)?;
+    let buffers = model.vector::<4>(4).and_then(|buffers| buffers.tables()).map_err(at)?;
+    for entry in model.vector::<4>(6).and_then(|entries| entries.tables()).map_err(at)? {
+        if entry.string(0).map_err(at)? != name {
+            continue;
+        }
+        let buffer = entry.u32(1, 0).map_err(at)? as usize;
+        let buffer = buffers.get(buffer).ok_or_else(|| at(format!("there is no buffer {buffer}")))?;
+        let bytes = buffer.vector::<1>(0).and_then(|data| data.spent(&reader)).map_err(at)?;
+        let text = str::from_utf8(bytes).map_err(|_| at(format!("{name} is no text")))?;
+        return Ok(Some(text.to_owned()));
+    }
+    Ok(None)
 }
 
 fn tensor(

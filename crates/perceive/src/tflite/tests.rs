@@ -82,6 +82,63 @@ fn what_is_written_is_read_again() {
 }
 
 #[test]
+fn texts_are_kept_beside_a_network() {
+    let graph = read_bytes(&file("mnist_valid_q.tflite")).unwrap();
+    let written = super::write_with_metadata(&graph, &[("a", "one"), ("b", "zwei, drei")]).unwrap();
+    assert_eq!(read_bytes(&written).unwrap().nodes.len(), graph.nodes.len());
+    let text = |name| super::metadata(&written, name).unwrap();
+    assert_eq!((text("a"), text("b")), (Some("one".into()), Some("zwei, drei".into())));
+    assert_eq!(text("c"), None);
+    assert_eq!(super::metadata(&file("mnist_valid_q.tflite"), "a").unwrap(), None);
+    // Half a text, and a root that is not there.
+    let at = find(&written, b"zwei");
+    assert!(super::metadata(&written[..at + 4], "b").is_err());
+    let mut wrong = written.clone();
+    wrong[..4].copy_from_slice(&0x7fff_ffffu32.to_le_bytes());
+    assert!(super::metadata(&wrong, "b").is_err());
+}
+
+#[test]
+fn the_largest_of_bytes() {
+    use crate::graph::{Activation, Padding, Quantization, Sliding};
+    let tensor = |shape: &[usize]| crate::graph::Tensor {
+        name: "image".into(),
+        element_type: crate::graph::ElementType::I8,
+        shape: shape.to_vec(),
+        quantization: Some(Quantization { scales: vec![0.5], zeros: vec![3], axis: 0 }),
+        constant: None,
+    };
+    let op = Op::MaxPool2d {
+        size: [2, 2],
+        sliding: Sliding { padding: Padding::Same, stride: [2, 2], dilation: [1, 1] },
+        activation: Activation::Relu6,
+    };
+    let node = crate::graph::Node { op, inputs: vec![Some(0)], outputs: vec![1] };
+    let graph = Graph {
+        tensors: vec![tensor(&[1, 3, 3, 2]), tensor(&[1, 2, 2, 2])],
+        nodes: vec![node],
+        inputs: vec![0],
+        outputs: vec![1],
+    };
+    // Through a file.
+    let graph = read_bytes(&super::write(&graph).unwrap()).unwrap();
+    for isa in edgeward_kernels::Isa::available() {
+        let mut network = Network::new(&graph, &Options { isa, ..Options::default() }).unwrap();
+        let rows = [[1, -9, 5, -8, 2, -7], [9, 4, 100, -128, 7, 3], [0, 1, 2, 127, 14, 15]];
+        network.set_input_bytes(0, &rows.concat()).unwrap();
+        network.run();
+        let mut output = [0; 8];
+        network.output_bytes(0, &mut output).unwrap();
+        // Zero is 3 and six is 15: nothing is below or above.
+        assert_eq!(output, [15, 4, 7, 3, 3, 15, 14, 15], "{}", isa.name());
+    }
+    let mut other = graph;
+    other.tensors[1].quantization = Some(Quantization { scales: vec![0.25], zeros: vec![3], axis: 0 });
+    let error = Network::new(&other, &Options::default()).unwrap_err();
+    assert!(error.to_string().contains("another scale"), "{error}");
+}
+
+#[test]
 fn another_file() {
     malformed(b"", "begin");
     malformed(b"GGUF\x03\0\0\0\0\0\0\0", "begin");

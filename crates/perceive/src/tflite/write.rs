@@ -47,6 +47,14 @@ impl From<Part> for Field {
 /// # Errors
 /// If TFLite has no operator for a node, or it would be larger than FlatBuffers can be (2 GiB).
 pub fn write(graph: &Graph) -> Result<Vec<u8>, Error> {
+    write_with_metadata(graph, &[])
+}
+
+/// Writes `graph`, and texts that a reader finds by their names ([`super::metadata`]); runtimes pass over them.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_with_metadata(graph: &Graph, metadata: &[(&str, &str)]) -> Result<Vec<u8>, Error> {
     let mut codes: Vec<(usize, i32)> = Vec::new();
     let mut nodes = Vec::new();
     for (idx, node) in graph.nodes.iter().enumerate() {
@@ -94,6 +102,11 @@ pub fn write(graph: &Graph) -> Result<Vec<u8>, Error> {
             tensor.quantization.as_ref().map_or(Field::Absent, |q| Part::Table(quantization(q)).into()),
         ]);
     }
+    let metadata = metadata.iter().map(|(name, text)| {
+        buffers.push(vec![Part::Bytes(text.as_bytes().to_vec()).into()]);
+        vec![Part::Text((*name).to_owned()).into(), Field::I32(buffers.len() as i32 - 1)]
+    });
+    let metadata: Vec<Vec<Field>> = metadata.collect();
     let ids = |ids: &[usize]| Part::I32s(ids.iter().map(|id| *id as i32).collect());
     let subgraph = vec![
         Part::Tables(tensors).into(),
@@ -117,6 +130,8 @@ pub fn write(graph: &Graph) -> Result<Vec<u8>, Error> {
         Part::Tables(vec![subgraph]).into(),
         Part::Text("edgeward".into()).into(),
         Part::Tables(buffers).into(),
+        Field::Absent,
+        if metadata.is_empty() { Field::Absent } else { Part::Tables(metadata).into() },
     ];
     let mut writer = Writer { bytes: vec![0; HEAD_BYTES] };
     writer.bytes[4..8].copy_from_slice(b"TFL3");

@@ -5,7 +5,6 @@ use edgeward_kernels::net::{Mean8, Pooling, Requant, mean8, mean32};
 use edgeward_kernels::{Isa, Pool, Vectorized};
 
 use super::conv::same_padding;
-use super::elementwise::only_floats;
 use crate::error::Error;
 use crate::graph::{Activation, ElementType, Node, Padding, Sliding};
 use crate::network::Step;
@@ -76,7 +75,7 @@ fn windows(
     Ok((first, positions))
 }
 
-/// MAX_POOL_2D of floats.
+/// MAX_POOL_2D. Of bytes the largest is that of the numbers they stand for, so scale and zero point stay.
 pub fn max(
     lowering: &mut Lowering<'_>,
     node: &Node,
@@ -86,21 +85,36 @@ pub fn max(
     activation: Activation,
 ) -> Result<(), Error> {
     let input = lowering.operand(node, 0, place)?;
-    only_floats(input.tensor.element_type, place)?;
     let from = Images::of(input.tensor, place)?;
     if sliding.dilation != [1, 1] {
         return Err(Error::unsupported(place, "dilated windows"));
     }
     let (before, positions) = windows(from, size, sliding, place)?;
     let shape = [from.n, positions[0], positions[1], from.plane.channels];
-    let output = lowering.output(node, &shape, ElementType::F32, place)?;
+    let output = lowering.output(node, &shape, input.tensor.element_type, place)?;
+    let range = match input.tensor.element_type {
+        ElementType::I8 => {
+            let affine = lowering.affine(input.tensor, place)?;
+            if affine != lowering.affine(output.tensor, place)? {
+                return Err(Error::unsupported(place, "another scale or zero point for its output"));
+            }
+            MaxRange::Bytes(affine.range(activation))
+        }
+        _ => MaxRange::Floats(activation.range()),
+    };
     lowering.count_macs(shape.iter().chain(&size).fold(1u64, |product, n| product.saturating_mul(*n as u64)));
     let pooling = Pooling { size, stride: sliding.stride, before };
     let to = Images::of(output.tensor, place)?;
-    let step =
-        MaxStep { input: input.value, from, output: output.value, to, pooling, range: activation.range() };
+    let step = MaxStep { input: input.value, from, output: output.value, to, pooling, range };
     lowering.push(step, &[input.value, output.value]);
     Ok(())
+}
+
+/// Between which results are kept.
+#[derive(Clone, Copy)]
+enum MaxRange {
+    Bytes((u8, u8)),
+    Floats((f32, f32)),
 }
 
 struct MaxStep {
@@ -109,30 +123,73 @@ struct MaxStep {
     output: ValueId,
     to: Images,
     pooling: Pooling,
-    range: (f32, f32),
+    range: MaxRange,
 }
 
 impl Step for MaxStep {
     fn run(&self, memory: &mut Memory, _: &mut Pool, isa: Isa) {
         let ([input, _], output) = memory.three([self.input; 2], self.output);
-        let images = floats(input).chunks_exact(self.from.plane.len());
-        for (image, output) in images.zip(floats_mut(output).chunks_exact_mut(self.to.plane.len())) {
-            isa.vectorize(MaxTask { step: self, image, output });
+        match self.range {
+            MaxRange::Bytes(range) => self.images(input, output, isa, (u8::MIN, range), u8::max),
+            MaxRange::Floats(range) => {
+                // What is no number stays none.
+                let larger = |a: f32, b: f32| if b > a || b.is_nan() { b } else { a };
+                self.images(floats(input), floats_mut(output), isa, (f32::NEG_INFINITY, range), larger);
+            }
         }
     }
 }
 
-struct MaxTask<'a> {
-    step: &'a MaxStep,
-    image: &'a [f32],
-    output: &'a mut [f32],
+impl MaxStep {
+    /// `least` is what nothing is below.
+    fn images<T: Element>(
+        &self,
+        input: &[T],
+        output: &mut [T],
+        isa: Isa,
+        (least, range): (T, (T, T)),
+        larger: impl Fn(T, T) -> T + Copy,
+    ) {
+        let images = input.chunks_exact(self.from.plane.len());
+        for (image, output) in images.zip(output.chunks_exact_mut(self.to.plane.len())) {
+            isa.vectorize(MaxTask { step: self, image, output, least, range, larger });
+        }
+    }
 }
 
-impl Vectorized for MaxTask<'_> {
+/// What has a largest.
+trait Element: Copy {
+    fn kept_in(self, range: (Self, Self)) -> Self;
+}
+
+impl Element for u8 {
+    #[inline(always)]
+    fn kept_in(self, (low, high): (u8, u8)) -> u8 {
+        self.clamp(low, high)
+    }
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn kept_in(self, (low, high): (f32, f32)) -> f32 {
+        self.clamp(low, high)
+    }
+}
+
+struct MaxTask<'a, T, F> {
+    step: &'a MaxStep,
+    image: &'a [T],
+    output: &'a mut [T],
+    least: T,
+    range: (T, T),
+    larger: F,
+}
+
+impl<T: Element, F: Fn(T, T) -> T> Vectorized for MaxTask<'_, T, F> {
     type Output = ();
     #[inline(always)]
     fn run(self) {
-        let MaxStep { from, to, pooling, range, .. } = self.step;
+        let MaxStep { from, to, pooling, .. } = self.step;
         let (from, channels) = (from.plane, from.plane.channels);
         let span = |axis: usize, position: usize, len: usize| {
             let start = position * pooling.stride[axis];
@@ -140,16 +197,16 @@ impl Vectorized for MaxTask<'_> {
             start.saturating_sub(pooling.before[axis])..end
         };
         for (i, pixel) in self.output.chunks_exact_mut(channels).enumerate() {
-            pixel.fill(f32::NEG_INFINITY);
+            pixel.fill(self.least);
             for y in span(0, i / to.plane.width, from.height) {
                 for x in span(1, i % to.plane.width, from.width) {
                     let other = &self.image[(y * from.width + x) * channels..][..channels];
                     for (a, b) in pixel.iter_mut().zip(other) {
-                        *a = if *b > *a || b.is_nan() { *b } else { *a };
+                        *a = (self.larger)(*a, *b);
                     }
                 }
             }
-            pixel.iter_mut().for_each(|x| *x = x.clamp(range.0, range.1));
+            pixel.iter_mut().for_each(|x| *x = x.kept_in(self.range));
         }
     }
 }
