@@ -154,3 +154,61 @@ fn what_is_no_network_is_refused() {
             .contains("ends after 216")
     );
 }
+
+/// Crosses and rings of many sizes in all places, as a file of numbers, and which each is.
+fn shapes(sandbox: &Sandbox, n: usize) -> [String; 2] {
+    let mut numbers = Vec::new();
+    for i in 0..n {
+        let (middle_row, middle_column, size) = (9 + i * 7 % 10, 9 + i * 5 % 10, 4 + i * 3 % 5);
+        for at in 0..784usize {
+            let down = (at / 28).abs_diff(middle_row) as f32;
+            let across = (at % 28).abs_diff(middle_column) as f32;
+            let is_ink = if i % 2 == 0 {
+                down.min(across) < 1.0 && down.max(across) <= size as f32
+            } else {
+                (down.hypot(across) - size as f32).abs() < 0.8
+            };
+            numbers.extend(if is_ink { 1f32 } else { 0.0 }.to_le_bytes());
+        }
+    }
+    let (inputs, targets) = (sandbox.path("shapes.f32"), sandbox.path("shapes.txt"));
+    std::fs::write(&inputs, numbers).unwrap();
+    let classes: String = (0..n).map(|i| if i % 2 == 0 { "4\n" } else { "0\n" }).collect();
+    std::fs::write(&targets, classes).unwrap();
+    [inputs, targets].map(|path| path.to_str().unwrap().to_owned())
+}
+
+#[test]
+fn a_network_teaches_a_smaller_one() {
+    let sandbox = Sandbox::new();
+    let teacher = model("mnist_valid_f.tflite");
+    let [inputs, targets] = shapes(&sandbox, 160);
+    let output = sandbox.path("student.tflite");
+    let output = output.to_str().unwrap();
+    let args = ["net", "distill", &teacher, "--inputs", &inputs, "-o", output];
+    let more = ["--prune-to", "0.5", "--targets", &targets, "--loss", "kl,hard=0.2", "--json"];
+    let report: Value = serde_json::from_str(&sandbox.run(&[&args[..], &more].concat()).success()).unwrap();
+    assert_eq!((report["n_taught"].as_u64(), report["n_compared"].as_u64()), (Some(120), Some(40)));
+    let networks = report["networks"].as_array().unwrap();
+    assert_eq!(networks.len(), 3);
+    let number = |i: usize, name: &str| networks[i][name].as_f64().unwrap();
+    assert!(number(1, "multiplications") <= 0.5 * number(0, "multiplications"), "{report}");
+    assert!(number(2, "bytes") < number(1, "bytes") && number(1, "bytes") < number(0, "bytes"), "{report}");
+    // Shapes and not digits: the student learns what they are called.
+    assert!(number(2, "accuracy") > 0.9 && number(2, "us_per_run") > 0.0, "{report}");
+    let shown = sandbox.run(&["net", "inspect", output]).success();
+    assert!(shown.contains("int8[1, 28, 28, 1]"), "{shown}");
+
+    // A student that is given: this one again, which has eight bits and cannot be taught.
+    let refused = sandbox.run(&[&args[..], &["--student", output]].concat()).failure();
+    assert!(refused.contains("give the float network"), "{refused}");
+    for (wrong, expected) in [
+        (&["--loss", "hard"][..], "needs the right classes"),
+        (&["--prune-to", "0.001"], "too narrow"),
+        (&["--prune-to", "1.5"], "above 0 and below 1"),
+        (&["--targets", &inputs], "shapes.f32"),
+    ] {
+        let refused = sandbox.run(&[&args[..], wrong].concat()).failure();
+        assert!(refused.contains(expected), "{refused}");
+    }
+}

@@ -68,7 +68,7 @@ impl Agreement {
 }
 
 /// Index of the largest, the first of equals.
-fn largest(values: &[f32]) -> usize {
+pub(super) fn largest(values: &[f32]) -> usize {
     (0..values.len()).fold(0, |best, i| if values[i] > values[best] { i } else { best })
 }
 

@@ -1,5 +1,7 @@
-//! Small networks in eight bits: post-training quantisation, and how far the result is from what it was made of.
+//! Small networks made smaller: pruning, distillation, eight bits, and how far the result is from what it was made of.
 //!
+//! - [`Classifier`] is a network from nothing, [`train`] teaches one, [`distill()`] makes a small one of a large one: it leaves
+//!   out channels ([`prune()`]), teaches what is left, and lets it learn to bear eight bits.
 //! - [`calibrate`] runs the float network on examples and keeps what each activation was like ([`Statistics`]).
 //! - [`quantize`] makes the eight-bit graph: weights by output channel, activations by the ranges that a [`Method`]
 //!   takes from the statistics, biases corrected for what rounding the weights does to a layer's mean output.
@@ -9,11 +11,21 @@
 //! (ai.google.dev/edge/litert/models/quantization_spec), so that any runtime takes the file.
 
 mod agreement;
+mod channels;
+mod create;
+mod distill;
+mod prune;
 mod quantize;
 mod statistics;
+#[cfg(test)]
+mod testing;
+pub mod train;
 
 pub use agreement::Agreement;
-pub use quantize::{Options, quantize};
+pub use create::Classifier;
+pub use distill::{Distilled, Phase, Plan, accuracy, distill};
+pub use prune::{Options as PruneOptions, multiplications, prune};
+pub use quantize::{Options, Scales, quantize, quantize_with};
 pub use statistics::{Method, Statistics, calibrate};
 
 use edgeward_perceive::{Error, Graph, Network};

@@ -24,7 +24,7 @@ pub struct Options {
 }
 
 /// Weights use -127 to 127, so that they are symmetric.
-const WEIGHT_STEPS: f32 = 127.0;
+pub(super) const WEIGHT_STEPS: f32 = 127.0;
 /// The largest bias in a layer's own steps: sums on top of it stay in 32 bits.
 const MAX_BIAS: f64 = (1i64 << 30) as f64;
 
@@ -43,6 +43,34 @@ struct Layer {
     floats: Vec<f32>,
 }
 
+/// The dimension of a layer's weights along which scales differ, its output channels; `None` for what has no weights.
+pub(super) fn weights_axis(op: &Op) -> Option<usize> {
+    match op {
+        Op::Conv2d { .. } | Op::FullyConnected { .. } => Some(0),
+        Op::DepthwiseConv2d { .. } => Some(3),
+        _ => None,
+    }
+}
+
+/// Scale and zero point of each activation of a network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scales(Vec<Option<Quantization>>);
+
+impl Scales {
+    /// What `statistics`, of the same network, suggest.
+    ///
+    /// # Errors
+    /// If an operator has no eight-bit form here, it is refused by name.
+    pub fn choose(graph: &Graph, statistics: &Statistics, options: &Options) -> Result<Scales, Error> {
+        activation_scales(graph, statistics, options).map(Scales)
+    }
+
+    /// For each tensor; `None` for what is no activation.
+    pub fn by_tensor(&self) -> &[Option<Quantization>] {
+        &self.0
+    }
+}
+
 /// The graph in eight bits. `examples` are what biases are corrected on; `statistics` are of the same network.
 ///
 /// # Errors
@@ -53,18 +81,31 @@ pub fn quantize(
     examples: &[Vec<Vec<f32>>],
     options: &Options,
 ) -> Result<Graph, Error> {
-    let activations = activation_scales(graph, statistics, options)?;
+    let scales = Scales::choose(graph, statistics, options)?;
+    quantize_with(graph, &scales, options.corrects_bias.then_some(examples))
+}
+
+/// The graph in eight bits with these scales of activations; biases are corrected on examples, if there are any.
+///
+/// # Errors
+/// As [`quantize`].
+pub fn quantize_with(
+    graph: &Graph,
+    scales: &Scales,
+    examples: Option<&[Vec<Vec<f32>>]>,
+) -> Result<Graph, Error> {
+    let activations = scales.by_tensor();
     let mut layers = Vec::new();
     for (idx, node) in graph.nodes.iter().enumerate() {
-        if let Some(layer) = layer(graph, idx, node, &activations)? {
+        if let Some(layer) = layer(graph, idx, node, activations)? {
             layers.push(layer);
         }
     }
-    if options.corrects_bias {
+    if let Some(examples) = examples {
         correct(graph, &mut layers, examples)?;
     }
     let mut result = graph.clone();
-    for (tensor, scale) in result.tensors.iter_mut().zip(&activations) {
+    for (tensor, scale) in result.tensors.iter_mut().zip(activations) {
         if let Some(scale) = scale {
             tensor.element_type = ElementType::I8;
             tensor.quantization = Some(scale.clone());
@@ -145,7 +186,9 @@ fn activation_scales(
                 input()?;
                 Some(seen()?)
             }
-            Op::AveragePool2d { .. } | Op::Pad | Op::Reshape { .. } => Some(input()?.clone()),
+            Op::AveragePool2d { .. } | Op::MaxPool2d { .. } | Op::Pad | Op::Reshape { .. } => {
+                Some(input()?.clone())
+            }
             Op::Softmax { .. } => {
                 input()?;
                 Some(Quantization { scales: vec![1.0 / 256.0], zeros: vec![-128], axis: 0 })
@@ -178,11 +221,7 @@ fn layer(
     node: &Node,
     activations: &[Option<Quantization>],
 ) -> Result<Option<Layer>, Error> {
-    let axis = match node.op {
-        Op::Conv2d { .. } | Op::FullyConnected { .. } => 0,
-        Op::DepthwiseConv2d { .. } => 3,
-        _ => return Ok(None),
-    };
+    let Some(axis) = weights_axis(&node.op) else { return Ok(None) };
     let refused = |what: &str| Error::Unsupported {
         place: format!("operator {idx} ({})", node.op.name()),
         what: what.to_owned(),
@@ -288,7 +327,7 @@ fn correct(graph: &Graph, layers: &mut [Layer], examples: &[Vec<Vec<f32>>]) -> R
 }
 
 /// The graph without tensors that nobody uses.
-fn without_unused(graph: &Graph) -> Graph {
+pub(super) fn without_unused(graph: &Graph) -> Graph {
     let mut is_used = vec![false; graph.tensors.len()];
     let used = graph.nodes.iter().flat_map(|node| node.inputs.iter().flatten().chain(&node.outputs));
     for id in used.chain(&graph.inputs).chain(&graph.outputs) {

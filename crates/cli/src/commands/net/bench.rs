@@ -120,7 +120,10 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
 }
 
 /// Times of single runs, sorted. At least one.
-fn measure(network: &mut Network, duration: Duration) -> Result<Vec<Duration>, edgeward_perceive::Error> {
+pub(super) fn measure(
+    network: &mut Network,
+    duration: Duration,
+) -> Result<Vec<Duration>, edgeward_perceive::Error> {
     let mut state = 1u64;
     for port in 0..network.inputs().len() {
         // In the range of the quantised type, or like the standard normal distribution's bulk.

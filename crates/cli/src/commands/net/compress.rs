@@ -14,8 +14,6 @@ use crate::commands::pictures::PictureArgs;
 use crate::output::{self, print_line};
 use crate::store::{Progress, Verbosity, human_bytes};
 
-/// One example of so many is kept to compare on.
-const HELD_OUT: usize = 4;
 /// What black and white are to a network of floats, unless that is said.
 const USUAL_RANGE: (f32, f32) = (0.0, 1.0);
 
@@ -110,16 +108,11 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     let named = |error: edgeward_perceive::Error| FileError::new(&args.file, error);
     let network = Network::new(&graph, &args.network.options(1)).map_err(named)?;
     let examples = examples::read(&args.calibration, &network, &args.pictures, args.examples as usize)?;
-    let is_kept = |i: usize| examples.values.len() >= HELD_OUT && i % HELD_OUT == HELD_OUT - 1;
-    let part = |wanted: bool| -> Vec<Vec<Vec<f32>>> {
-        let all = examples.values.iter().enumerate();
-        all.filter(|(i, _)| is_kept(*i) == wanted).map(|(_, example)| example.clone()).collect()
+    let (seen, kept) = examples.split();
+    let pick = |part: Vec<usize>| -> Vec<Vec<Vec<f32>>> {
+        part.into_iter().map(|i| examples.values[i].clone()).collect()
     };
-    let (seen, mut kept) = (part(false), part(true));
-    if kept.is_empty() {
-        // Too few to keep any: better than no comparison.
-        kept.clone_from(&seen);
-    }
+    let (seen, kept) = (pick(seen), pick(kept));
     progress.note(&format!("Calibrating on {} inputs, comparing on {}", seen.len(), kept.len()));
     let statistics = calibrate(&graph, &seen).map_err(named)?;
     let input_range = examples.are_images.then(|| args.pictures.range.unwrap_or(USUAL_RANGE));
@@ -143,7 +136,7 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     }
     let (method, made, agreement) = best.expect("at least one method was tried");
     let bytes = tflite::write(&made).map_err(named)?;
-    fs::write(&args.output, &bytes).map_err(|error| FileError::new(&args.output, error))?;
+    super::write(&args.output, &bytes)?;
     let report = Report {
         method: method.name(),
         n_calibration: seen.len(),

@@ -21,6 +21,40 @@ pub(super) struct Examples {
     pub(super) folders: Vec<String>,
     /// Whether they were images.
     pub(super) are_images: bool,
+    /// How many there were before some were taken.
+    pub(super) n_before: usize,
+}
+
+/// One example of so many is kept to compare on.
+const HELD_OUT: usize = 4;
+
+impl Examples {
+    /// Which of them are to be learnt from, and which are kept to compare on: of too few, all are both.
+    pub(super) fn split(&self) -> (Vec<usize>, Vec<usize>) {
+        let all = 0..self.values.len();
+        if all.len() < HELD_OUT {
+            return (all.clone().collect(), all.collect());
+        }
+        all.partition(|i| i % HELD_OUT != HELD_OUT - 1)
+    }
+
+    /// Of one thing for each input that was given, those of the inputs that were taken.
+    pub(super) fn pick<T>(&self, all: Vec<T>) -> Vec<T> {
+        spread(all, self.values.len())
+    }
+
+    /// The class of each image, by the name of its folder.
+    pub(super) fn classes(&self, labels: &[String]) -> Result<Vec<usize>, Box<dyn std::error::Error>> {
+        if self.folders.is_empty() {
+            return Err("numbers have no right classes: give folders of images with --labels".into());
+        }
+        let class = |folder: &String| {
+            labels.iter().position(|label| label == folder).ok_or_else(|| {
+                format!("an image lies in the folder {folder}, and no class has this name").into()
+            })
+        };
+        self.folders.iter().map(class).collect()
+    }
 }
 
 /// Reads what `given` names: folders and images, or files of float32 numbers, little-endian, as many as the network takes
@@ -33,7 +67,9 @@ pub(super) fn read(
 ) -> Result<Examples, Box<dyn std::error::Error>> {
     let are_images = given.iter().all(|path| path.is_dir() || is_image(path));
     if are_images {
-        let paths = spread(paths(given)?, n);
+        let paths = paths(given)?;
+        let n_before = paths.len();
+        let paths = spread(paths, n);
         let (mut values, mut folders) = (Vec::new(), Vec::new());
         for path in paths {
             let image = load(&path)?;
@@ -43,7 +79,7 @@ pub(super) fn read(
             let folder = path.parent().and_then(Path::file_name);
             folders.push(folder.map_or_else(String::new, |name| name.to_string_lossy().into_owned()));
         }
-        return Ok(Examples { values, folders, are_images });
+        return Ok(Examples { values, folders, are_images, n_before });
     }
     let lens: Vec<usize> =
         network.inputs().iter().map(edgeward_perceive::network::Port::n_elements).collect();
@@ -75,7 +111,8 @@ pub(super) fn read(
             check(values.len() * example_len)?;
         }
     }
-    Ok(Examples { values: spread(values, n), folders: Vec::new(), are_images })
+    let n_before = values.len();
+    Ok(Examples { values: spread(values, n), folders: Vec::new(), are_images, n_before })
 }
 
 fn check(n_numbers: usize) -> Result<(), String> {

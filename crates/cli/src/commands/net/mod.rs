@@ -2,6 +2,7 @@
 
 mod bench;
 mod compress;
+mod distill;
 mod eval;
 mod examples;
 mod inspect;
@@ -29,7 +30,8 @@ Examples:
   edgeward net inspect keyword.tflite
   edgeward net run keyword.tflite features.bin --json
   edgeward net bench keyword.tflite --threads 1,2
-  edgeward net compress float.tflite --calibration photographs/ -o int8.tflite"
+  edgeward net compress float.tflite --calibration photographs/ -o int8.tflite
+  edgeward net distill float.tflite --prune-to 0.33 --inputs photographs/ -o student.tflite"
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -43,6 +45,7 @@ enum Command {
     Bench(bench::Args),
     Eval(eval::Args),
     Compress(compress::Args),
+    Distill(distill::Args),
 }
 
 /// Runs the command.
@@ -53,6 +56,7 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
         Command::Bench(args) => bench::run(args, verbosity),
         Command::Eval(args) => eval::run(args),
         Command::Compress(args) => compress::run(args, verbosity),
+        Command::Distill(args) => distill::run(args, verbosity),
     }
 }
 
@@ -146,6 +150,18 @@ pub(super) fn read(path: &Path, args: &NetworkArgs) -> Result<Graph, FileError> 
         Ok(tflite::read(bytes.into())?)
     };
     read().map_err(|source| FileError::new(path, source))
+}
+
+/// Writes a file whole, or not at all.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let partial = path.with_file_name(format!(".{name}-{}.partial", std::process::id()));
+    let written = std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, path));
+    written.map_err(|error| {
+        // Whether it was made or not, nothing of it is to stay.
+        let _ = std::fs::remove_file(&partial);
+        FileError::new(path, error)
+    })
 }
 
 /// Makes the network at `path` ready.
