@@ -186,7 +186,8 @@ fn a_network_teaches_a_smaller_one() {
     let output = sandbox.path("student.tflite");
     let output = output.to_str().unwrap();
     let args = ["net", "distill", &teacher, "--inputs", &inputs, "-o", output];
-    let more = ["--prune-to", "0.5", "--targets", &targets, "--loss", "kl,hard=0.2", "--json"];
+    let training = ["--targets", &targets, "--loss", "kl=0.01,hard", "--epochs", "30", "--rate", "0.01"];
+    let more = [&training[..], &["--prune-to", "0.5", "--json"]].concat();
     let report: Value = serde_json::from_str(&sandbox.run(&[&args[..], &more].concat()).success()).unwrap();
     assert_eq!((report["n_taught"].as_u64(), report["n_compared"].as_u64()), (Some(120), Some(40)));
     let networks = report["networks"].as_array().unwrap();
@@ -198,6 +199,15 @@ fn a_network_teaches_a_smaller_one() {
     assert!(number(2, "accuracy") > 0.9 && number(2, "us_per_run") > 0.0, "{report}");
     let shown = sandbox.run(&["net", "inspect", output]).success();
     assert!(shown.contains("int8[1, 28, 28, 1]"), "{shown}");
+
+    let certificate: Value =
+        serde_json::from_slice(&std::fs::read(sandbox.path("student.certificate.json")).unwrap()).unwrap();
+    assert_eq!(certificate["teacher"]["size_bytes"], std::fs::metadata(&teacher).unwrap().len());
+    assert_eq!(certificate["after"]["accuracy"], networks[2]["accuracy"]);
+    assert!(certificate["command"].as_str().unwrap().contains("--prune-to 0.5 --loss kl=0.01,hard=1"));
+    assert!(
+        std::fs::read_to_string(sandbox.path("student.certificate.html")).unwrap().contains("Same class")
+    );
 
     // A student that is given: this one again, which has eight bits and cannot be taught.
     let refused = sandbox.run(&[&args[..], &["--student", output]].concat()).failure();

@@ -568,7 +568,7 @@ fn accuracy(scores: &TaskSummary) -> String {
     text
 }
 
-const HEAD: &str = "<!DOCTYPE html>
+pub(crate) const HEAD: &str = "<!DOCTYPE html>
 <html lang=\"en\"><head><meta charset=\"utf-8\"><title>Certificate of compression</title>
 <style>
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }
@@ -583,7 +583,7 @@ circle { fill: #36c } .mark { fill: #c33 }
 <table>
 ";
 
-fn bars(page: &mut String, values: &[(String, f64)], show: impl Fn(f64) -> String) {
+pub(crate) fn bars(page: &mut String, values: &[(String, f64)], show: impl Fn(f64) -> String) {
     let largest = values.iter().fold(f64::MIN_POSITIVE, |max, (_, x)| max.max(*x));
     page.push_str("<table class=\"bars\">\n");
     for (name, value) in values {
@@ -609,7 +609,7 @@ fn kind(name: &str) -> &str {
 }
 
 /// Names come from files of others.
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

@@ -11,6 +11,7 @@
 //! (ai.google.dev/edge/litert/models/quantization_spec), so that any runtime takes the file.
 
 mod agreement;
+pub mod certificate;
 mod channels;
 mod create;
 mod distill;

@@ -4,6 +4,9 @@
 //! channels that cost least for what they save go first, a part of the way at a time; in between, what is left may be
 //! taught, and is measured anew, because what one channel does depends on the others. The result is an ordinary, dense
 //! network with narrower layers.
+//!
+//! Processors compute sixteen channels or so side by side, and a layer of 20 takes as long as one of 32. So channels of
+//! wide layers go in groups, after which a multiple of sixteen is left; those of narrower ones in smaller groups.
 
 use edgeward_perceive::Graph;
 use edgeward_perceive::graph::Op;
@@ -67,78 +70,131 @@ pub fn prune(
     let some: Vec<Vec<Vec<f32>>> = examples.iter().step_by(step).cloned().collect();
     let pick = |all: &[Vec<f32>]| all.iter().step_by(step).cloned().collect();
     let answers = Answers { logits: pick(&answers.logits), outputs: pick(&answers.outputs) };
-    let floors: Vec<usize> =
-        channels.free().iter().map(|(_, n)| ((*n as f64 * LEAST_SHARE).ceil() as usize).max(1)).collect();
+    let limits: Vec<Limit> = channels.free().iter().map(|(_, n)| Limit::of(*n)).collect();
     let mut graph = graph.clone();
     for round in 1..=options.n_rounds.max(1) {
         let part = round as f64 / options.n_rounds.max(1) as f64;
         let most = (n_before as f64 * options.share.powf(part)) as u64;
-        graph = narrower(&graph, most, &floors, &some, &answers)?;
+        graph = narrower(&graph, most, &limits, &some, &answers)?;
         graph = repair(graph, round)?;
     }
     Ok(graph)
 }
 
-/// What it costs to leave out a channel, for each multiplication that this saves.
-struct Candidate {
-    space_idx: usize,
-    channel: usize,
-    cost: f64,
+/// How narrow a space may become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Limit {
+    /// Channels that stay.
+    least: usize,
+    /// What their number is a multiple of.
+    grain: usize,
+}
+
+impl Limit {
+    /// For a space that began with `n` channels.
+    fn of(n: usize) -> Limit {
+        let grain = match n {
+            32.. => 16,
+            16.. => 8,
+            8.. => 4,
+            _ => 1,
+        };
+        let least = ((n as f64 * LEAST_SHARE).ceil() as usize).max(1);
+        Limit { least: least.next_multiple_of(grain), grain }
+    }
+
+    /// How many go next of `n`; `None` if no more can.
+    fn next(self, n: usize) -> Option<usize> {
+        let left = (n - 1) / self.grain * self.grain;
+        (left >= self.least).then(|| n - left)
+    }
 }
 
 /// `graph` with at most `most` multiplications.
 fn narrower(
     graph: &Graph,
     most: u64,
-    floors: &[usize],
+    limits: &[Limit],
     examples: &[Vec<Vec<f32>>],
     answers: &Answers,
 ) -> Result<Graph, Error> {
+    if multiplications(graph) <= most {
+        return Ok(graph.clone());
+    }
     // Spaces are found in the same order in the narrower graph, and none becomes fixed.
     let channels = Channels::of(graph);
     let spaces = channels.free();
-    let n_now = multiplications(graph);
     let now = divergence(graph, examples, answers)?;
-    let mut candidates = Vec::new();
-    for (space_idx, (space, n)) in spaces.iter().enumerate() {
+    // Of each space, what leaving out a channel costs, the dearest first.
+    let mut costs: Vec<Vec<(f64, usize)>> = Vec::new();
+    for (space, n) in &spaces {
+        let mut of_space = Vec::new();
         for channel in (0..*n).filter(|_| *n > 1) {
             let keeps: Vec<bool> = (0..*n).map(|i| i != channel).collect();
             let without = channels.keep(graph, *space, &keeps);
-            let saved = n_now.saturating_sub(multiplications(&without)).max(1);
-            let cost = (divergence(&without, examples, answers)? - now) / saved as f64;
-            candidates.push(Candidate { space_idx, channel, cost });
+            of_space.push((divergence(&without, examples, answers)? - now, channel));
         }
+        of_space.sort_by(|a, b| b.0.total_cmp(&a.0));
+        costs.push(of_space);
     }
-    candidates.sort_by(|a, b| a.cost.total_cmp(&b.cost));
     let mut kept: Vec<Vec<bool>> = spaces.iter().map(|(_, n)| vec![true; *n]).collect();
-    let n_kept = |keeps: &[bool]| keeps.iter().filter(|kept| **kept).count();
-    let applied = |kept: &[Vec<bool>]| {
-        // Each step numbers tensors anew, but finds the spaces in the same order.
-        let mut result = graph.clone();
-        for (idx, keeps) in kept.iter().enumerate().filter(|(_, keeps)| keeps.contains(&false)) {
-            let channels = Channels::of(&result);
-            let space = channels.free()[idx].0;
-            result = channels.keep(&result, space, keeps);
-        }
-        result
-    };
     let mut result = graph.clone();
-    for candidate in &candidates {
-        if multiplications(&result) <= most {
-            break;
+    while multiplications(&result) > most {
+        let mut best: Option<(f64, usize, Graph)> = None;
+        for (idx, of_space) in costs.iter().enumerate() {
+            let Some(n) = limits[idx].next(of_space.len().max(1)) else { continue };
+            let group = &of_space[of_space.len() - n..];
+            let mut tried = kept.clone();
+            group.iter().for_each(|(_, channel)| tried[idx][*channel] = false);
+            let without = with_channels(graph, &tried);
+            let saved = multiplications(&result).saturating_sub(multiplications(&without)).max(1);
+            let cost = group.iter().map(|(cost, _)| cost).sum::<f64>() / saved as f64;
+            if best.as_ref().is_none_or(|(least, ..)| cost < *least) {
+                best = Some((cost, idx, without));
+            }
         }
-        let keeps = &mut kept[candidate.space_idx];
-        if n_kept(keeps) > floors[candidate.space_idx] {
-            keeps[candidate.channel] = false;
-            result = applied(&kept);
+        let Some((_, idx, without)) = best else {
+            let share = multiplications(&result) as f64 / multiplications(graph) as f64;
+            return Err(Error::Unsupported(format!(
+                "no more than {:.0} % of its multiplications can be left out, its layers would become too narrow: ask for \
+                 less",
+                (1.0 - share) * 100.0
+            )));
+        };
+        let n = limits[idx].next(costs[idx].len()).expect("the group that was tried");
+        let left = costs[idx].len() - n;
+        for (_, channel) in costs[idx].drain(left..) {
+            kept[idx][channel] = false;
         }
-    }
-    if multiplications(&result) > most {
-        let share = |n: u64| n as f64 / n_now as f64;
-        return Err(Error::Unsupported(format!(
-            "no more than {:.0} % of its multiplications can be left out, its layers would become too narrow: ask for less",
-            (1.0 - share(multiplications(&result))) * 100.0
-        )));
+        result = without;
     }
     Ok(result)
+}
+
+/// `graph` with only those channels of each of its spaces that are true.
+fn with_channels(graph: &Graph, kept: &[Vec<bool>]) -> Graph {
+    let mut result = graph.clone();
+    for (idx, keeps) in kept.iter().enumerate().filter(|(_, keeps)| keeps.contains(&false)) {
+        // Each step numbers tensors anew.
+        let channels = Channels::of(&result);
+        result = channels.keep(&result, channels.free()[idx].0, keeps);
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups() {
+        let limit = Limit::of(64);
+        assert_eq!(
+            (limit.least, limit.next(64), limit.next(48), limit.next(16)),
+            (16, Some(16), Some(16), None)
+        );
+        let limit = Limit::of(20);
+        assert_eq!((limit.least, limit.next(20), limit.next(16), limit.next(8)), (8, Some(4), Some(8), None));
+        assert_eq!((Limit::of(5).next(5), Limit::of(5).next(1)), (Some(1), None));
+    }
 }

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use edgeward_compress::networks::{Agreement, Method, Options, calibrate, quantize};
-use edgeward_perceive::{Graph, Network, tflite};
+use edgeward_perceive::{Graph, Network};
 use serde::Serialize;
 
-use super::{FileError, NetworkArgs, examples};
+use super::{FileError, NetworkArgs, certify, examples};
 use crate::Outcome;
 use crate::commands::pictures::PictureArgs;
 use crate::output::{self, print_line};
@@ -27,7 +27,8 @@ Examples:
 
 Calibration shows what the network's activations are like: some hundred inputs of the kind that it will see.
 Images are prepared as `edgeward see` does; other files hold float32 numbers, one input after the other. A
-quarter of them is kept to compare the two networks on.")]
+quarter of them is kept to compare the two networks on. What was lost is written into the file, and beside it as
+a certificate, for programs (.certificate.json) and for people (.certificate.html).")]
 pub struct Args {
     /// A TFLite or ONNX file of floats
     file: PathBuf,
@@ -135,14 +136,26 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
         }
     }
     let (method, made, agreement) = best.expect("at least one method was tried");
-    let bytes = tflite::write(&made).map_err(named)?;
-    super::write(&args.output, &bytes)?;
+    let name = args.file.file_name().unwrap_or_default().to_string_lossy();
+    let making = certify::Making {
+        command: format!(
+            "edgeward net compress {name} --method {}{}",
+            method.name(),
+            if args.no_bias_correction { " --no-bias-correction" } else { "" }
+        ),
+        teacher: &args.file,
+        examples: &examples,
+        agreement: &agreement,
+        isa: args.network.options(1).isa.name(),
+    };
+    let figures = [&graph, &made].map(|graph| certify::figures(graph, None, None));
+    certify::write(&args.output, &made, figures, &making)?;
     let report = Report {
         method: method.name(),
         n_calibration: seen.len(),
         n_compared: kept.len(),
         bytes_before: fs::metadata(&args.file)?.len(),
-        bytes_after: bytes.len() as u64,
+        bytes_after: fs::metadata(&args.output)?.len(),
         same_top_1: agreement.top_1,
         sqnr_db: agreement.sqnr_db,
         kl_divergence: agreement.kl_divergence,

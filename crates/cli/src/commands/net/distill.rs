@@ -12,7 +12,7 @@ use edgeward_compress::networks::{Agreement, Phase, Plan, accuracy, distill, mul
 use edgeward_perceive::{Graph, Network, tflite};
 use serde::Serialize;
 
-use super::{FileError, NetworkArgs, bench, examples};
+use super::{FileError, NetworkArgs, bench, certify, examples};
 use crate::Outcome;
 use crate::commands::pictures::PictureArgs;
 use crate::commands::see::labels;
@@ -38,7 +38,7 @@ The student is the teacher without those channels that matter least (--prune-to)
 (--student), or the teacher itself, which then only learns to bear eight bits. It needs inputs of the kind that
 it will see, some hundreds at least, but no right answers: the teacher's are what it learns. Where the right
 classes are known (--labels or --targets), --loss hard uses them too. A quarter of the inputs is kept to compare
-the networks on. The file appears when all is done; Ctrl-C leaves nothing behind.")]
+the networks on. The file appears when all is done, with its certificate beside it; Ctrl-C leaves nothing behind.")]
 pub struct Args {
     /// The teacher: a TFLite or ONNX file of floats
     file: PathBuf,
@@ -118,6 +118,34 @@ fn loss(text: &str) -> Result<Loss, String> {
         }
     }
     Ok(loss)
+}
+
+impl Args {
+    /// For the certificate: what made the student, without folders.
+    fn command(&self) -> String {
+        let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut command = format!("edgeward net distill {}", name(&self.file));
+        let mut add = |option: &str, value: String| command.push_str(&format!(" --{option} {value}"));
+        if let Some(share) = self.prune_to {
+            add("prune-to", share.to_string());
+        }
+        if let Some(student) = &self.student {
+            add("student", name(student));
+        }
+        let Loss { squared, kl, hard, .. } = self.loss;
+        let parts = [("squared", squared), ("kl", kl), ("hard", hard)];
+        let parts = parts.iter().filter(|(_, weight)| *weight > 0.0);
+        add("loss", parts.map(|(name, weight)| format!("{name}={weight}")).collect::<Vec<_>>().join(","));
+        add("temperature", self.temperature.to_string());
+        add("epochs", self.epochs.to_string());
+        add("batch", self.batch.to_string());
+        add("rate", self.rate.to_string());
+        add("seed", self.seed.to_string());
+        if self.float {
+            command.push_str(" --float");
+        }
+        command
+    }
 }
 
 #[derive(Serialize)]
@@ -203,7 +231,16 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
         rows.push(row.map_err(|error| FileError::new(&args.file, error))?);
     }
     let (_, result) = networks.last().expect("a teacher and a student");
-    super::write(&args.output, &tflite::write(result).map_err(named)?)?;
+    let making = certify::Making {
+        command: args.command(),
+        teacher: &args.file,
+        examples: &all,
+        agreement: &Agreement::measure(&teacher, result, &kept).map_err(named)?,
+        isa: args.network.options(1).isa.name(),
+    };
+    let figures = [0, rows.len() - 1]
+        .map(|i| certify::figures(networks[i].1, Some(rows[i].us_per_run), rows[i].accuracy));
+    certify::write(&args.output, result, figures, &making)?;
     let report =
         Report { output: args.output.clone(), n_taught: seen.len(), n_compared: kept.len(), networks: rows };
     if args.json { output::print_json(&report) } else { print(&report) }

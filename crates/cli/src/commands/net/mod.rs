@@ -1,6 +1,7 @@
 //! `edgeward net`: small networks, from TFLite and ONNX files.
 
 mod bench;
+mod certify;
 mod compress;
 mod distill;
 mod eval;

@@ -157,6 +157,9 @@ impl MaxStep {
     }
 }
 
+/// Channels that are looked at side by side. Small networks have few: longer vectors would leave most to be done one by one.
+const LANES: usize = 16;
+
 /// What has a largest.
 trait Element: Copy {
     fn kept_in(self, range: (Self, Self)) -> Self;
@@ -196,17 +199,38 @@ impl<T: Element, F: Fn(T, T) -> T> Vectorized for MaxTask<'_, T, F> {
             let end = (start + pooling.size[axis]).saturating_sub(pooling.before[axis]).min(len);
             start.saturating_sub(pooling.before[axis])..end
         };
-        for (i, pixel) in self.output.chunks_exact_mut(channels).enumerate() {
-            pixel.fill(self.least);
-            for y in span(0, i / to.plane.width, from.height) {
-                for x in span(1, i % to.plane.width, from.width) {
-                    let other = &self.image[(y * from.width + x) * channels..][..channels];
-                    for (a, b) in pixel.iter_mut().zip(other) {
-                        *a = (self.larger)(*a, *b);
+        let rows = self.output.chunks_exact_mut(to.plane.width * channels).enumerate();
+        for (row, output) in rows {
+            let ys = span(0, row, from.height);
+            for (column, pixel) in output.chunks_exact_mut(channels).enumerate() {
+                let xs = span(1, column, from.width);
+                // Whole lanes first; the last ones overlap what is done, and find the same again.
+                let mut channel = 0;
+                while channels >= LANES && channel < channels {
+                    let start = channel.min(channels - LANES);
+                    let mut largest = [self.least; LANES];
+                    for y in ys.clone() {
+                        for x in xs.clone() {
+                            let at = (y * from.width + x) * channels + start;
+                            let other: &[T; LANES] =
+                                self.image[at..].first_chunk().expect("inside the image");
+                            for lane in 0..LANES {
+                                largest[lane] = (self.larger)(largest[lane], other[lane]);
+                            }
+                        }
                     }
+                    let largest = largest.map(|x| x.kept_in(self.range));
+                    pixel[start..start + LANES].copy_from_slice(&largest);
+                    channel += LANES;
+                }
+                for (channel, pixel) in pixel.iter_mut().enumerate().skip(channel) {
+                    let all = ys.clone().flat_map(|y| xs.clone().map(move |x| y * from.width + x));
+                    let largest = all.fold(self.least, |largest, at| {
+                        (self.larger)(largest, self.image[at * channels + channel])
+                    });
+                    *pixel = largest.kept_in(self.range);
                 }
             }
-            pixel.iter_mut().for_each(|x| *x = x.kept_in(self.range));
         }
     }
 }

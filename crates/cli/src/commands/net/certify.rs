@@ -1,0 +1,74 @@
+//! The certificate of a network that `net compress` or `net distill` has made.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use edgeward_compress::certificate::FileId;
+use edgeward_compress::networks::certificate::{Certificate, Figures, InputsRecord, Origin};
+use edgeward_compress::networks::{Agreement, multiplications};
+use edgeward_perceive::{Graph, tflite};
+
+use super::FileError;
+use super::examples::Examples;
+use crate::store;
+
+/// What a certificate says about its making.
+pub(super) struct Making<'a> {
+    /// The command's name and options, without files.
+    pub(super) command: String,
+    /// The file it was made of.
+    pub(super) teacher: &'a Path,
+    /// All that it was shown or compared on.
+    pub(super) examples: &'a Examples,
+    /// Of the comparison.
+    pub(super) agreement: &'a Agreement,
+    /// Instructions of this processor.
+    pub(super) isa: &'static str,
+}
+
+/// Writes `result` to `output` with its certificate in it, and that one beside it as JSON and as a page; bytes of the file
+/// without it.
+pub(super) fn write(
+    output: &Path,
+    result: &Graph,
+    [mut before, mut after]: [Figures; 2],
+    making: &Making<'_>,
+) -> Result<u64, Box<dyn std::error::Error>> {
+    let named = |error: edgeward_perceive::Error| FileError::new(output, error);
+    after.size_bytes = tflite::write(result).map_err(named)?.len() as u64;
+    let teacher = file_id(making.teacher)?;
+    before.size_bytes = teacher.size_bytes;
+    let (seen, kept) = making.examples.split();
+    let numbers = making.examples.values.iter().flatten().flatten();
+    let bytes: Vec<u8> = numbers.flat_map(|number| number.to_le_bytes()).collect();
+    let origin = Origin {
+        command: making.command.clone(),
+        teacher,
+        inputs: InputsRecord {
+            sha256: store::sha256(bytes.as_slice())?.0.to_hex(),
+            n_seen: seen.len(),
+            n_compared: kept.len(),
+            is_held_out: seen.len() + kept.len() == making.examples.values.len(),
+        },
+        isa: making.isa.to_owned(),
+    };
+    let size_bytes = after.size_bytes;
+    let certificate = Certificate::new(origin, [before, after], making.agreement, result);
+    super::write(output, &certificate.seal(result).map_err(named)?)?;
+    let beside = |extension: &str| -> PathBuf { output.with_extension(extension) };
+    super::write(&beside("certificate.json"), certificate.to_json().as_bytes())?;
+    super::write(&beside("certificate.html"), certificate.to_html().as_bytes())?;
+    Ok(size_bytes)
+}
+
+/// What is known of a network without running it.
+pub(super) fn figures(graph: &Graph, us_per_run: Option<f64>, accuracy: Option<f64>) -> Figures {
+    Figures { size_bytes: 0, multiplications: multiplications(graph), us_per_run, accuracy }
+}
+
+fn file_id(path: &Path) -> Result<FileId, FileError> {
+    let named = |error: std::io::Error| FileError::new(path, error);
+    let (sha256, size_bytes) = File::open(path).and_then(store::sha256).map_err(named)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(FileId { name, sha256: sha256.to_hex(), size_bytes })
+}
