@@ -1,7 +1,7 @@
 //! From a network in the cloud to one on the device, in one short program: handwritten digits.
 //!
 //!     python testdata/digits/make.py --all digits-all.png
-//!     cargo run --release -p edgeward-compress --example digits -- digits-all.png
+//!     cargo run --release -p edgeward-compress --example digits -- digits-all.png FOLDER
 //!
 //! 1. A teacher: convolutions of 32 and 64 filters and ten classes, from nothing, trained on digits.
 //! 2. Conversion: channels are left out until a third of the multiplications is left, what remains is taught by the teacher,
@@ -11,7 +11,7 @@
 //! 5. One step of improvement: the teacher also answers to digits moved by a pixel, for which nobody has to know the right
 //!    class, and the student learns those answers too.
 //!
-//! Without a file it takes the small sheet that comes with the tests.
+//! Without a file it takes the small sheet that comes with the tests; in the folder, if one is named, it leaves the networks.
 
 use std::error::Error;
 use std::ops::ControlFlow;
@@ -37,7 +37,6 @@ pub struct Digits {
 }
 
 /// What came of a walk.
-#[derive(Debug)]
 pub struct Walk {
     /// The large network, in floats.
     pub teacher: Measured,
@@ -48,12 +47,11 @@ pub struct Walk {
 }
 
 /// Of one network.
-#[derive(Clone, Copy, Debug)]
 pub struct Measured {
     /// Share of the held-out digits that it names right.
     pub right: f64,
-    /// Of its file.
-    pub bytes: usize,
+    /// TFLite.
+    pub file: Vec<u8>,
     /// Of a run.
     pub multiplications: u64,
     /// On one thread.
@@ -106,8 +104,7 @@ pub fn teacher(seen: &Digits, n_epochs: usize, seed: u64) -> Result<Graph, Box<d
 /// How a network does on digits that it has not seen; it goes through a file, as to a device.
 pub fn measure(network: &Graph, held_out: &Digits) -> Result<Measured, Box<dyn Error>> {
     let file = tflite::write(network)?;
-    let bytes = file.len();
-    let graph = tflite::read(file.into())?;
+    let graph = tflite::read(file.clone().into())?;
     let right = accuracy(&graph, &held_out.images, &held_out.labels)?;
     let mut device = Network::new(&graph, &Options::default())?;
     let mut probabilities = [0.0; 10];
@@ -121,7 +118,7 @@ pub fn measure(network: &Graph, held_out: &Digits) -> Result<Measured, Box<dyn E
     }
     times.sort_by(f64::total_cmp);
     let us_per_run = times[times.len() / 2];
-    Ok(Measured { right, bytes, multiplications: multiplications(&graph), us_per_run })
+    Ok(Measured { right, file, multiplications: multiplications(&graph), us_per_run })
 }
 
 /// The whole way.
@@ -153,8 +150,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("{:10} {:>8} {:>9} {:>16} {:>10}", "", "right", "bytes", "multiplications", "us");
     for (name, it) in [("teacher", teacher), ("student", student), ("improved", improved)] {
         let right = it.right * 100.0;
-        let (bytes, n, us) = (it.bytes, it.multiplications, it.us_per_run);
+        let (bytes, n, us) = (it.file.len(), it.multiplications, it.us_per_run);
         println!("{name:10} {right:>6.2} % {bytes:>9} {n:>16} {us:>10.1}");
+        if let Some(folder) = std::env::args().nth(2) {
+            std::fs::write(std::path::Path::new(&folder).join(format!("{name}.tflite")), it.file)?;
+        }
     }
     Ok(())
 }

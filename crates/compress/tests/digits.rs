@@ -19,14 +19,13 @@ fn a_student_of_a_third_is_hardly_worse() {
     let (seen, held_out) = digits::read(&sheet).unwrap();
     assert_eq!((seen.images.len(), held_out.images.len()), (1600, 400));
     let walk = digits::walk(&seen, &held_out, 4).unwrap();
-    println!("{walk:?}");
     let digits::Walk { teacher, student, improved } = walk;
-    assert!(teacher.right > 0.93, "{teacher:?}");
+    assert!(teacher.right > 0.93, "{}", teacher.right);
     // One point is asked for on all 10,000 digits (docs/benchmarks); of these 400 it would be four.
     for student in [student, improved] {
-        assert!(student.right >= teacher.right - 0.02, "{student:?} {teacher:?}");
-        assert!(student.multiplications * 3 <= teacher.multiplications, "{student:?}");
-        assert!(student.bytes * 4 < teacher.bytes, "{student:?} {teacher:?}");
+        assert!(student.right >= teacher.right - 0.02, "{} {}", student.right, teacher.right);
+        assert!(student.multiplications * 3 <= teacher.multiplications, "{}", student.multiplications);
+        assert!(student.file.len() * 4 < teacher.file.len(), "{}", student.file.len());
     }
 }
 

@@ -214,8 +214,8 @@ impl<T: Element, F: Fn(T, T) -> T> Vectorized for MaxTask<'_, T, F> {
                             let at = (y * from.width + x) * channels + start;
                             let other: &[T; LANES] =
                                 self.image[at..].first_chunk().expect("inside the image");
-                            for lane in 0..LANES {
-                                largest[lane] = (self.larger)(largest[lane], other[lane]);
+                            for (largest, other) in largest.iter_mut().zip(other) {
+                                *largest = (self.larger)(*largest, *other);
                             }
                         }
                     }
