@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let right = |graph: &_| accuracy(graph, &held_out.images, &held_out.labels).map(|share| share * 100.0);
     let go_on = |_| ControlFlow::Continue(());
     for seed in 1..=n_seeds {
-        let teacher = digits::teacher(&seen, 8, seed)?;
+        let teacher = digits::taught(&digits::untrained(seed)?, &seen, 8, seed)?;
         println!("seed {seed}: teacher {:.2} %", right(&teacher)?);
         let answers = Answers::of(&teacher, &held_out.images)?;
         for (name, loss) in losses {

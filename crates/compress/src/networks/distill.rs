@@ -7,7 +7,7 @@
 
 use std::ops::ControlFlow;
 
-use edgeward_perceive::Graph;
+use edgeward_perceive::{Graph, tflite};
 
 use super::train::{self, Answers, Error, Lesson, Loss, Step, train};
 use super::{
@@ -22,6 +22,8 @@ const ROUNDED_RATE: f64 = 0.1;
 const N_ROUNDS: usize = 4;
 /// Examples that scales are chosen on at most.
 const MAX_CALIBRATION: usize = 500;
+/// Examples that eight bits are tried on before the work begins.
+const N_TRIED: usize = 4;
 /// What percentile leaves out.
 const OUTSIDE: f64 = 1e-4;
 
@@ -76,6 +78,11 @@ pub fn distill(
     let answers = Answers::of(teacher, examples)?;
     let lesson = Lesson { examples, labels, answers: Some(&answers) };
     let mut float = student.unwrap_or(teacher).clone();
+    if plan.eight_bits {
+        // Whatever has no eight bits is refused now, and not after all the teaching.
+        let few = &examples[..examples.len().min(N_TRIED)];
+        tflite::write(&quantize_with(&float, &scales(&float, few, plan.input_range)?, None)?)?;
+    }
     if plan.prune_to < 1.0 {
         let options = PruneOptions { share: plan.prune_to, n_rounds: N_ROUNDS };
         let repairing = train::Options { n_epochs: part(plan.training.n_epochs), ..plan.training };
