@@ -236,7 +236,7 @@ mod tests {
     /// Makes channel `dead` of a layer's output 0, whatever comes in.
     fn kill(graph: &mut Graph, node: usize, dead: usize) {
         let is_depthwise = matches!(graph.nodes[node].op, Op::DepthwiseConv2d { .. });
-        for id in graph.nodes[node].inputs[1..].to_vec().into_iter().flatten() {
+        for id in graph.nodes[node].inputs[1..].iter().copied().flatten() {
             let tensor = &mut graph.tensors[id];
             let (n, n_inner) = if is_depthwise {
                 (last_dim(tensor), 1)
