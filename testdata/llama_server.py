@@ -17,14 +17,16 @@ import sys
 import tempfile
 
 TRANSLATED = {
-    "--host": "--host", "--port": "--port", "--threads": "--threads", "--ctx-size": "--context", "--parallel": "--parallel",
-    "--n-predict": "--max-tokens", "--chat-template": "--chat-template", "--chat-template-file": "--chat-template",
+    "--host": "--host", "--port": "--port", "--threads": "--threads", "--parallel": "--parallel", "--temp": "--temperature",
+    "--seed": "--seed", "--n-predict": "--max-tokens", "--chat-template": "--chat-template",
+    "--chat-template-file": "--chat-template", "--cors-origins": "--allow-origin",
 }
 # Options of theirs that stand alone; all others have a value.
 ALONE = """--offline --cont-batching --embedding --embeddings --reranking --metrics --kv-unified --swa-full --slots --no-slots --verbose
     --context-shift --no-ui --no-models-autoload --jinja --no-jinja --no-mmproj --no-cache-idle-slots --ui-mcp-proxy --backend_sampling""".split()
 
-options, values = [], {}
+# Theirs passes over the names of models.
+options, values = ["--any-model-name"], {}
 words = iter(sys.argv[1:])
 for word in words:
     if word in ALONE:
@@ -34,7 +36,11 @@ for word in words:
 for name, value in values.items():
     if name in TRANSLATED and not (name == "--n-predict" and int(value) < 1):
         options += [TRANSLATED[name], value]
-    elif name not in ("--alias", "--api-key", "--embedding", "--reranking"):
+    elif name == "--ctx-size":
+        # Theirs is shared by all slots unless they are told to share it as they need it, ours is each answer's.
+        n_slots = 1 if "--kv-unified" in values else int(values.get("--parallel", 1))
+        options += ["--context", str(int(value) // n_slots)]
+    elif name not in ("--alias", "--api-key", "--embedding", "--reranking", "--kv-unified"):
         print(f"passed over: {name} {value or ''}", file=sys.stderr)
 
 home = pathlib.Path(tempfile.mkdtemp(prefix="edgeward-"))

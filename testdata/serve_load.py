@@ -121,13 +121,16 @@ async def main():
     parser.add_argument("out")
     parser.add_argument("--streams", type=int, nargs="*", default=[1, 4, 8, 32])
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--skip", nargs="*", default=[], choices=["long", "prefix"])
     args = parser.parse_args()
     prompts = Prompts(args.url, open(args.text, encoding="utf-8").read())
     # What is made at the first request is not what is measured.
     await ask(args.url, prompts.next(50), 8, 0, [])
     result = {"streams": [await streams(args.url, prompts, n) for n in args.streams for _ in range(args.rounds)]}
-    result["long"] = await long_prompt(args.url, prompts)
-    result["prefix"] = await shared_prefix(args.url, prompts)
+    if "long" not in args.skip:
+        result["long"] = await long_prompt(args.url, prompts)
+    if "prefix" not in args.skip:
+        result["prefix"] = await shared_prefix(args.url, prompts)
     with open(args.out, "w", encoding="utf-8") as out:
         json.dump(result, out, indent=1)
     print(json.dumps(result, indent=1))

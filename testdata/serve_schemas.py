@@ -125,8 +125,11 @@ async def main():
 
     async def work():
         for file in waiting:
-            schema = json.loads(file.read_text(encoding="utf-8"))
-            if not is_schema(schema):
+            try:
+                schema = json.loads(file.read_text(encoding="utf-8"))
+            except ValueError:
+                schema = None
+            if schema is None or not is_schema(schema):
                 kind, note = "no schema", ""
             elif args.judge:
                 line = lines.get(str(file.relative_to(args.folder)))
