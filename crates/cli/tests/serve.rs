@@ -579,6 +579,37 @@ fn pages_of_allowed_sites_are_let_through() {
 }
 
 #[test]
+fn what_was_thought_before_reaches_the_template() {
+    let sandbox = Sandbox::new();
+    let template = sandbox.path("thinking.jinja");
+    let source = "{% for m in messages %}[{{ m.role }}|{{ m.reasoning_content }}|{{ m.content }}]{% endfor %}\
+        {% if enable_thinking %}<think>{% endif %}";
+    fs::write(&template, source).unwrap();
+    let server = serve(&sandbox, &["--chat-template", template.to_str().unwrap()]);
+    let count = |content: Value, more: Value| {
+        let messages =
+            json!([{ "role": "user", "content": "a" }, { "role": "assistant", "content": content }]);
+        let request = with(json!({ "model": "llama", "messages": messages }), more);
+        server.post("/v1/messages/count_tokens", &request).json()["input_tokens"].as_u64().unwrap()
+    };
+    let plain = count(json!([{ "type": "text", "text": "b" }]), json!({}));
+    let thought = json!([
+        { "type": "thinking", "thinking": "xyz", "signature": "" },
+        { "type": "redacted_thinking", "data": "AAAA" },
+        { "type": "text", "text": "b" },
+    ]);
+    let n_thought =
+        server.post("/tokenize", &json!({ "content": "xyz" })).json()["tokens"].as_array().unwrap().len();
+    assert!(count(thought, json!({})) >= plain + n_thought as u64);
+    let written = |more: Value| {
+        let request = with(json!({ "messages": [{ "role": "user", "content": "a" }] }), more);
+        server.post("/apply-template", &request).json()["prompt"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(written(json!({})), "[user||a]<think>");
+    assert_eq!(written(json!({ "chat_template_kwargs": { "enable_thinking": false } })), "[user||a]");
+}
+
+#[test]
 fn the_same_question_is_answered_from_memory_where_asked_for() {
     let sandbox = Sandbox::new();
     let server = serve(&sandbox, &["--response-cache", "1"]);

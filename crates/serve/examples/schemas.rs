@@ -4,8 +4,8 @@
 //! What a model would say costs seconds for each of ten thousand schemas; what the grammar allows is the same for a speaker
 //! by chance, and harder: a model seldom says what is odd. Tokens are drawn evenly from those allowed, with a liking for
 //! those that close something, so that most texts come to an end. A line of JSON for each file, in order of the names:
-//! `{"file", "kind", "text"}`, where `kind` is `refused` (`text` is the reason), `whole`, `cut` at the limit of tokens, or
-//! `failed`. `testdata/serve_schemas.py --judge` compares the texts with the schemas.
+//! `{"file", "kind", "text"}`, where `kind` is `refused` (`text` is the reason), `whole`, `cut` at the limit of tokens, 
+//! `failed`, or `unread`: the file is no JSON. `testdata/serve_schemas.py --judge` compares the texts with the schemas.
 
 use std::error::Error;
 use std::io::Write;
@@ -39,10 +39,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     files.sort();
     let mut out = std::io::stdout().lock();
     for (nth, file) in files.iter().enumerate() {
-        let schema: Value = serde_json::from_slice(&std::fs::read(file)?)?;
-        let (kind, text) = match grammars.json_schema(&schema) {
-            Err(error) => ("refused", error.to_string()),
-            Ok(grammar) => speak(grammar, &tokenizer, &closes, nth as u64 + 1),
+        let schema = serde_json::from_slice::<Value>(&std::fs::read(file)?);
+        let (kind, text) = match schema.map(|schema| grammars.json_schema(&schema)) {
+            Err(error) => ("unread", error.to_string()),
+            Ok(Err(error)) => ("refused", error.to_string()),
+            Ok(Ok(grammar)) => speak(grammar, &tokenizer, &closes, nth as u64 + 1),
         };
         let name = file.strip_prefix(folder)?.display().to_string();
         writeln!(out, "{}", json!({ "file": name, "kind": kind, "text": text }))?;

@@ -163,7 +163,7 @@ fn scope_of(path: &str) -> Option<Need> {
         "/models" | "/props" => Some(Need::Any),
         "/slots" => Some(Need::Scope(Scope::Admin)),
         "/v1/models" | "/openapi.json" | "/tokenize" | "/detokenize" | "/api/tags" | "/api/show"
-        | "/api/version" => Some(Need::Any),
+        | "/api/ps" | "/api/version" => Some(Need::Any),
         _ if path.starts_with("/admin/") => Some(Need::Scope(Scope::Admin)),
         _ if path.starts_with("/v1/models/") => Some(Need::Any),
         _ if page::is_page(path) => None,

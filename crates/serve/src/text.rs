@@ -100,14 +100,16 @@ impl ModelText {
             messages.iter().map(|message| message.guarded(&self.tokenizer)).collect();
         let tools = tools.map(|tools| chat::guarded(tools, &self.tokenizer));
         let guard = |(name, value): (&String, &Value)| (name.clone(), chat::guarded(value, &self.tokenizer));
-        let variables: Option<serde_json::Map<_, _>> =
-            variables.map(|variables| variables.iter().map(guard).collect());
+        let mut variables: serde_json::Map<String, Value> =
+            variables.into_iter().flatten().map(guard).collect();
+        // Templates that know the word think unless told otherwise; some take silence for a no.
+        variables.entry("enable_thinking").or_insert(true.into());
         let options = ChatOptions {
             generation_prompt,
             bos_token: self.tokenizer.text_of(self.tokenizer.bos()),
             eos_token: self.tokenizer.text_of(self.tokenizer.eos()),
             tools: tools.as_ref(),
-            variables: variables.as_ref(),
+            variables: Some(&variables),
             now_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as i64),
         };
         template.apply(&messages, &options).map_err(|error| {

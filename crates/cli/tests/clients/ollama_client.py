@@ -11,6 +11,7 @@ HELLO = [{"role": "user", "content": "Hello"}]
 OPTIONS = {"temperature": 0, "num_predict": 8, "ignore_eos": True}
 
 assert [model.model for model in client.list().models] == ["llama"]
+assert [model.model for model in client.ps().models] == ["llama"]
 assert client.show("llama").details.family == "llama"
 
 whole = client.chat("llama", HELLO, options=OPTIONS)

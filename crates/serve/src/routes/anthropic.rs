@@ -117,8 +117,10 @@ fn read_message(mut fields: Fields, messages: &mut Vec<Message>) -> Result<(), A
     };
     let mut text = String::new();
     let mut calls = Vec::new();
+    let mut thoughts = String::new();
     for mut part in parts {
-        let kinds = [("text", 0), ("tool_use", 1), ("tool_result", 2)];
+        let kinds =
+            [("text", 0), ("tool_use", 1), ("tool_result", 2), ("thinking", 3), ("redacted_thinking", 4)];
         let kind = part.choice("type", &kinds)?;
         match part.required("type", kind)? {
             0 => {
@@ -134,6 +136,12 @@ fn read_message(mut fields: Fields, messages: &mut Vec<Message>) -> Result<(), A
                     "id": id, "type": "function", "function": { "name": name, "arguments": input }
                 }));
             }
+            3 => {
+                let piece = part.string("thinking")?;
+                thoughts.push_str(&part.required("thinking", piece)?);
+            }
+            // Only who encrypted it can read it.
+            4 => {}
             _ => {
                 let mut result = Message::new("tool", texts(&mut part, "content")?.unwrap_or_default());
                 if let Some(id) = part.string("tool_use_id")? {
@@ -143,8 +151,12 @@ fn read_message(mut fields: Fields, messages: &mut Vec<Message>) -> Result<(), A
             }
         }
     }
-    if !text.is_empty() || !calls.is_empty() {
+    if !text.is_empty() || !calls.is_empty() || !thoughts.is_empty() {
         let mut message = Message::new(role, text);
+        if !thoughts.is_empty() {
+            // By this name templates look for it.
+            message.extra.insert("reasoning_content".to_owned(), thoughts.into());
+        }
         if !calls.is_empty() {
             message.extra.insert("tool_calls".to_owned(), calls.into());
         }

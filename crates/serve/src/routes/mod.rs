@@ -59,6 +59,7 @@ fn endpoints() -> Vec<(Endpoint, MethodRouter<Arc<Server>>)> {
         (openapi::OLLAMA_GENERATE, post(ollama::generate)),
         (openapi::OLLAMA_EMBED, post(ollama::embed)),
         (openapi::OLLAMA_TAGS, get(ollama::tags)),
+        (openapi::OLLAMA_PS, get(ollama::running)),
         (openapi::OLLAMA_SHOW, post(ollama::show)),
         (openapi::OLLAMA_VERSION, get(ollama::version)),
         (openapi::MODELS, get(models::list)),

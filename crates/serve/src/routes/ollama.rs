@@ -106,6 +106,25 @@ pub async fn tags(State(server): State<Arc<Server>>) -> Response {
     json(&json!({ "models": models }))
 }
 
+/// `GET /api/ps`: the models in memory, which here are all.
+pub async fn running(State(server): State<Arc<Server>>) -> Response {
+    let describe = |model: &Arc<ServedModel>| {
+        let info = &model.info;
+        json!({
+            "name": info.name,
+            "model": info.name,
+            "size": info.file_bytes,
+            "digest": "",
+            "details": details(info),
+            // Models stay until they are told to go.
+            "expires_at": "9999-12-31T23:59:59Z",
+            "size_vram": 0,
+            "context_length": info.context_len,
+        })
+    };
+    json(&json!({ "models": server.models().iter().map(describe).collect::<Vec<_>>() }))
+}
+
 /// `POST /api/show`
 pub async fn show(State(server): State<Arc<Server>>, request: Request) -> Reply {
     let (mut fields, _) = read(&server, request).await?;
@@ -138,7 +157,9 @@ fn details(info: &crate::model::ModelInfo) -> Value {
 
 /// Names may have a tag, of which there is only `latest` here.
 fn find(server: &Server, fields: &mut Fields) -> Result<Arc<ServedModel>, ApiError> {
-    let name = fields.string("model")?;
+    // Older clients say `name`, and some of the newer say both, one of them empty.
+    let older = fields.string("name")?;
+    let name = fields.string("model")?.filter(|name| !name.is_empty()).or(older);
     let name = fields.required("model", name)?;
     server.model(Some(name.strip_suffix(":latest").unwrap_or(&name)))
 }

@@ -299,6 +299,12 @@ pub const OLLAMA_TAGS: Endpoint = Endpoint {
     ..OLLAMA_EMBED
 };
 #[allow(missing_docs)]
+pub const OLLAMA_PS: Endpoint = Endpoint {
+    path: "/api/ps",
+    summary: "Lists the models that are in memory, which are all",
+    ..OLLAMA_TAGS
+};
+#[allow(missing_docs)]
 pub const OLLAMA_SHOW: Endpoint = Endpoint {
     path: "/api/show",
     summary: "Describes a model",
