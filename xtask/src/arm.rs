@@ -1,8 +1,8 @@
 //! The 64-bit Arm kernels, tested on another machine by emulation: `cargo xtask test-arm`.
 //!
-//! The whole program is built for `aarch64-unknown-linux-gnu`. Then, on each of [`CPUS`], the kernels' tests and the
-//! engine's tests on tiny models run, and the program answers a question, which must be what it answers here: all
-//! instruction sets give the same bits. That each CPU has just the instructions it is there for is checked, so that
+//! The whole program is built for `aarch64-unknown-linux-gnu`. Then, on each of [`CPUS`], the kernels' tests, the engine's
+//! on tiny models and those of small networks run, and the program answers a question, which must be what it answers here:
+//! all instruction sets give the same bits. That each CPU has just the instructions it is there for is checked, so that
 //! an emulator without one of them fails instead of testing less.
 
 use std::path::{Path, PathBuf};
@@ -28,10 +28,26 @@ const CPUS: [(&str, &str); 3] =
 const MODEL: &str = "smollm2-135m";
 const QUESTION: [&str; 5] = ["What is the capital of France?", "--temperature", "0", "--max-tokens", "8"];
 
+/// All at once: cargo resolves features for the packages that are named together, and would compile the kernels anew for
+/// each other set.
+const PACKAGES: [&str; 4] = ["-pedgeward", "-pedgeward-kernels", "-pedgeward-engine", "-pedgeward-perceive"];
+/// Of these, unit tests and the integration tests of these names.
+const TESTS: [&str; 9] = [
+    "--lib",
+    "--test=blocks",
+    "--test=tiny_models",
+    "--test=litert",
+    "--test=memory",
+    "--test=nab",
+    "--test=onnx",
+    "--test=sound",
+    "--test=vision",
+];
+
 /// See the module.
 pub fn test() -> Outcome {
     let tools = Tools::find()?;
-    run(&mut tools.cargo(&["build", "--package", "edgeward"]))?;
+    run(&mut tools.cargo(&[&["build"], &PACKAGES[..]].concat()))?;
 
     let model = pull(MODEL)?;
     let expected =
@@ -45,9 +61,7 @@ pub fn test() -> Outcome {
                 tools.emulator
             ));
         }
-        for tests in [["edgeward-kernels", "--tests"], ["edgeward-engine", "--test=tiny_models"]] {
-            run(tools.cargo(&["test", "--package", tests[0], tests[1]]).env("QEMU_CPU", cpu))?;
-        }
+        run(tools.cargo(&[&["test"], &PACKAGES[..], &TESTS[..]].concat()).env("QEMU_CPU", cpu))?;
         let answer = output(tools.edgeward(cpu).args(["run", &model]).args(QUESTION))?;
         if answer != expected {
             return Err(format!("on {cpu} the answer is {answer:?}, and {expected:?} here"));

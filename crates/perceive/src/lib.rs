@@ -6,6 +6,7 @@
 //! - [`sound`] is WAV files, what networks hear of them, and a network that listens.
 //! - [`vision`] is image files, what networks see of them, and what they say drawn into them.
 //! - [`table`] reads measurements, [`anomaly`] says which are unusual.
+//! - [`learner`] learns from a few examples, on features of images, clips and tables.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -27,6 +28,7 @@
 pub mod anomaly;
 pub mod error;
 pub mod graph;
+pub mod learner;
 pub mod network;
 pub mod onnx;
 pub mod sound;

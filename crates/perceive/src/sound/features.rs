@@ -11,7 +11,7 @@ use super::fft::Fft;
 /// Samples per second that both recipes want.
 const SAMPLE_RATE: u32 = 16_000;
 /// Bands of both recipes.
-const N_BANDS: usize = 40;
+pub(super) const N_BANDS: usize = 40;
 
 /// How a network wants its sound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,20 +102,19 @@ impl Recipe {
 
 /// A band: a triangle over neighbouring bins.
 #[derive(Clone, Debug)]
-struct Band {
+pub(super) struct Band {
     first: usize,
     weights: Vec<f64>,
 }
 
 /// HTK's scale of pitch.
-fn mel(hertz: f64) -> f64 {
+pub(super) fn mel(hertz: f64) -> f64 {
     1127.0 * (hertz / 700.0).ln_1p()
 }
 
 /// Triangles on the mel scale, as TensorFlow's `linear_to_mel_weight_matrix` makes them: bin 0 is in none.
-fn bands(n_bins: usize, (low, high): (f64, f64)) -> Vec<Band> {
+pub(super) fn bands(n_bins: usize, nyquist: f64, (low, high): (f64, f64)) -> Vec<Band> {
     let edge = |i: usize| mel(low) + (mel(high) - mel(low)) * i as f64 / (N_BANDS + 1) as f64;
-    let nyquist = f64::from(SAMPLE_RATE) / 2.0;
     let pitch = |bin: usize| mel(nyquist * bin as f64 / (n_bins - 1) as f64);
     let band = |i: usize| {
         let [lower, center, upper] = [edge(i), edge(i + 1), edge(i + 2)];
@@ -161,7 +160,7 @@ impl Features {
             recipe,
             window: recipe.window(),
             fft: Fft::new(fft_len),
-            bands: bands(fft_len / 2 + 1, recipe.edges()),
+            bands: bands(fft_len / 2 + 1, f64::from(SAMPLE_RATE) / 2.0, recipe.edges()),
             cosines,
             spectrum: Vec::with_capacity(fft_len / 2 + 1),
         }
@@ -205,6 +204,6 @@ impl Features {
     }
 }
 
-fn energy(spectrum: &[f64], band: &Band) -> f64 {
+pub(super) fn energy(spectrum: &[f64], band: &Band) -> f64 {
     spectrum[band.first..].iter().zip(&band.weights).map(|(bin, weight)| bin * weight).sum()
 }

@@ -1,13 +1,16 @@
 //! Sound: files and pipes in, decisions with times out.
 //!
 //! [`WavReader`] gives samples as they come, [`Features`] turns them into what a network was trained on, by a
-//! [`Recipe`], and a [`Listener`] runs the network on a window that slides over them.
+//! [`Recipe`], and a [`Listener`] runs the network on a window that slides over them. A short recording as a whole is a
+//! [`Clip`], for learners.
 
+mod clip;
 mod features;
 mod fft;
 mod listener;
 mod wav;
 
+pub use clip::Clip;
 pub use features::{Features, Recipe};
 pub use listener::{Heard, Listener, Smoothing};
 pub use wav::WavReader;

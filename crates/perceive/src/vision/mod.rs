@@ -2,16 +2,19 @@
 //!
 //! [`decode`] reads PNG, JPEG and BMP into an [`Image`], upright; [`Preparation`] cuts, resizes and scales it as a
 //! network's input wants it; [`top`] ranks the classes that come out, [`boxes`] are what a
-//! detector finds; [`draw`] marks boxes and words.
+//! detector finds; [`draw`] marks boxes and words. [`features()`] are for learners, [`compare`] needs only a faultless piece.
 
 pub mod boxes;
+pub mod compare;
 pub mod draw;
+pub mod features;
 pub mod resize;
 
 mod decode;
 mod prepare;
 
 pub use decode::{Limits, decode};
+pub use features::features;
 pub use prepare::{Fit, Placement, Preparation};
 pub use resize::{Filter, Resizing};
 

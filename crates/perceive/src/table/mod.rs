@@ -5,6 +5,12 @@
 //! A JSON line is an object. Nothing is guessed: a row with other columns, or without a number where one is wanted, is an
 //! error with its line. Only one line is held at a time, of at most [`MAX_LINE_BYTES`].
 
+mod records;
+mod window;
+
+pub use records::{Record, Records};
+pub use window::Window;
+
 use std::fmt;
 use std::io::{self, BufRead};
 
