@@ -98,6 +98,11 @@ impl<R: BufRead> Records<R> {
         &self.names
     }
 
+    /// The first row, as long as nothing has been read.
+    pub fn first(&self) -> Option<&Record> {
+        self.first.as_ref()
+    }
+
     /// The column of this name, or of this number, from 1.
     ///
     /// # Errors
