@@ -20,8 +20,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use commands::{
-    bench, completions, compress, eval, hear, inspect, keys, models, net, perplexity, probe, pull, rm, run,
-    see, serve, tokenize, watch,
+    bench, completions, compress, eval, fit, hear, inspect, keys, models, net, perplexity, probe, pull, rm,
+    run, see, serve, tokenize, watch,
 };
 use store::Verbosity;
 
@@ -69,6 +69,7 @@ enum Command {
     Bench(bench::Args),
     Probe(probe::Args),
     Net(net::Args),
+    Fit(fit::Args),
     See(see::Args),
     Hear(hear::Args),
     Watch(watch::Args),
@@ -100,6 +101,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args, verbosity),
         Command::Probe(args) => probe::run(&args, verbosity),
         Command::Net(args) => net::run(&args, verbosity),
+        Command::Fit(args) => fit::run(&args, verbosity),
         Command::See(args) => see::run(&args, verbosity),
         Command::Hear(args) => hear::run(&args, verbosity),
         Command::Watch(args) => watch::run(&args),

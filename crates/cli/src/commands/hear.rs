@@ -5,9 +5,11 @@ use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use edgeward_perceive::learner::Input;
 use edgeward_perceive::sound::{Heard, Listener, Smoothing, WavReader};
 use serde::Serialize;
 
+use super::fit;
 use super::net::{FileError, NetworkArgs, open};
 use crate::Outcome;
 use crate::output::print_line;
@@ -32,7 +34,7 @@ pub struct Args {
     /// WAV files, `-` for standard input
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// A TFLite or ONNX file
+    /// A TFLite or ONNX file; or what `edgeward fit` has learnt, for one answer for each whole recording
     #[arg(long, short)]
     model: PathBuf,
     /// Names of its classes, in order; a class named `-` is not reported [default: their numbers]
@@ -71,6 +73,9 @@ struct Report<'a> {
 
 /// Runs the command.
 pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
+    if fit::is_fitted(&args.model) {
+        return whole(args);
+    }
     for path in &args.files {
         if path.as_os_str() == "-" {
             hear(args, path, io::stdin().lock(), verbosity)?;
@@ -127,6 +132,38 @@ fn report(args: &Args, file: &str, event: Heard, label: &str) -> Outcome {
         print_line(&format!("{file}, {time_s:.2} s: {label} ({probability:.2})"))?;
     }
     Ok(())
+}
+
+/// What was learnt of whole recordings.
+fn whole(args: &Args) -> Outcome {
+    let fitted = fit::open(&args.model)?;
+    if fitted.input != Input::Sound {
+        return Err(FileError::new(&args.model, "it was not learnt from recordings").into());
+    }
+    for path in &args.files {
+        let features = fit::recording(path)?;
+        let classes = fit::classes(&fitted, &features, 1);
+        let Some([(class, label, probability)]) = classes.as_deref() else {
+            return Err(FileError::new(&args.model, "it tells a number").into());
+        };
+        let file = path.display().to_string();
+        if args.json {
+            let (class, label, probability) = (*class, *label, *probability as f32);
+            print_line(&serde_json::to_string(&WholeReport { file: &file, class, label, probability })?)?;
+        } else {
+            print_line(&format!("{file}: {label} ({probability:.2})"))?;
+        }
+    }
+    Ok(())
+}
+
+/// What a whole recording is.
+#[derive(Serialize)]
+struct WholeReport<'a> {
+    file: &'a str,
+    class: usize,
+    label: &'a str,
+    probability: f32,
 }
 
 /// A name for each class.

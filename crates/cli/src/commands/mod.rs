@@ -4,6 +4,7 @@ pub mod bench;
 pub mod completions;
 pub mod compress;
 pub mod eval;
+pub mod fit;
 pub mod hear;
 pub mod inspect;
 pub mod keys;

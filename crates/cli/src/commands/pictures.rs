@@ -13,7 +13,7 @@ use crate::Outcome;
 
 /// Bytes of the largest image file.
 const MAX_FILE_BYTES: u64 = 256 << 20;
-/// Images of a folder.
+/// Files of a folder.
 const MAX_IMAGES: usize = 1_000_000;
 /// Names that end so are taken from a folder.
 const EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "bmp"];
@@ -96,7 +96,7 @@ pub(super) fn paths(given: &[PathBuf]) -> Result<Vec<PathBuf>, Box<dyn std::erro
     for path in given {
         if path.is_dir() {
             let before = paths.len();
-            collect(path, &mut paths)?;
+            collect(path, &EXTENSIONS, &mut paths)?;
             if paths.len() == before {
                 return Err(
                     format!("{}: there are no images ({})", path.display(), EXTENSIONS.join(", ")).into()
@@ -109,7 +109,14 @@ pub(super) fn paths(given: &[PathBuf]) -> Result<Vec<PathBuf>, Box<dyn std::erro
     Ok(paths)
 }
 
-fn collect(folder: &Path, paths: &mut Vec<PathBuf>) -> Outcome {
+/// Files of `folder` whose names end in one of `extensions`, those of folders within it too, in the order of their names.
+pub(super) fn files(folder: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, Box<dyn std::error::Error>> {
+    let mut paths = Vec::new();
+    collect(folder, extensions, &mut paths)?;
+    Ok(paths)
+}
+
+fn collect(folder: &Path, extensions: &[&str], paths: &mut Vec<PathBuf>) -> Outcome {
     let named = |error: io::Error| FileError::new(folder, error);
     let mut entries: Vec<fs::DirEntry> =
         fs::read_dir(folder).map_err(named)?.collect::<Result<_, _>>().map_err(named)?;
@@ -118,15 +125,15 @@ fn collect(folder: &Path, paths: &mut Vec<PathBuf>) -> Outcome {
         let path = entry.path();
         // Links to folders are not followed: they may lead in circles.
         if entry.file_type().map_err(named)?.is_dir() {
-            collect(&path, paths)?;
+            collect(&path, extensions, paths)?;
         } else if path
             .extension()
-            .is_some_and(|e| EXTENSIONS.iter().any(|known| e.eq_ignore_ascii_case(known)))
+            .is_some_and(|e| extensions.iter().any(|known| e.eq_ignore_ascii_case(known)))
         {
             paths.push(path);
         }
         if paths.len() > MAX_IMAGES {
-            return Err(format!("more than {MAX_IMAGES} images: give parts of the folder").into());
+            return Err(format!("more than {MAX_IMAGES} files: give parts of the folder").into());
         }
     }
     Ok(())

@@ -4,11 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use edgeward_perceive::Network;
+use edgeward_perceive::learner::{Answer, Fitted, Input};
 use edgeward_perceive::vision::boxes::{Detection, Detector};
+use edgeward_perceive::vision::compare::{Comparison, Difference};
 use edgeward_perceive::vision::draw::{Canvas, colour};
-use edgeward_perceive::vision::{Filter, Image, resize, top};
+use edgeward_perceive::vision::{Filter, Image, features, resize, top};
 use serde::Serialize;
 
+use super::fit;
 use super::net::{FileError, NetworkArgs, open};
 use super::pictures::{PictureArgs, load, paths};
 use crate::Outcome;
@@ -25,6 +28,7 @@ Examples:
   edgeward see person.jpg --model presence.tflite --labels nobody,person
   edgeward see leaves/ --model leaves.tflite --labels leaves.txt --json
   edgeward see leaf.jpg --model leaves.tflite -o seen.png
+  edgeward see board.jpg --reference faultless.jpg -o defects.png
   curl -s https://example.org/a.jpg | edgeward see - --model leaves.tflite
 
 Images are PNG, JPEG or BMP, and are turned as their EXIF data says. How they must be cut, resized and scaled depends
@@ -34,9 +38,12 @@ pub struct Args {
     /// Images, folders of images, `-` for an image on standard input
     #[arg(required = true)]
     images: Vec<PathBuf>,
-    /// A TFLite or ONNX file
-    #[arg(long, short)]
-    model: PathBuf,
+    /// A TFLite or ONNX file, or what `edgeward fit` has learnt
+    #[arg(long, short, required_unless_present = "reference")]
+    model: Option<PathBuf>,
+    /// An image of a faultless piece, from the same place: what differs from it is seen, without any model
+    #[arg(long, conflicts_with_all = ["model", "labels"])]
+    reference: Option<PathBuf>,
     /// A file with a name for each class, one to a line, or the names, separated by commas [default: their numbers]
     #[arg(long, short)]
     labels: Option<String>,
@@ -99,16 +106,8 @@ struct Class<'a> {
 
 /// Runs the command.
 pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
-    let mut network = open(&args.model, &args.network, args.threads.into())?;
-    let detector = Detector::of(&network);
-    let labels = match (detector, &args.labels) {
-        (Some(detector), None) => detector.labels().iter().map(|label| (*label).to_owned()).collect(),
-        (Some(detector), labels_given) => labels(labels_given.as_deref(), detector.labels().len())?,
-        (None, labels_given) => {
-            let n_classes = classes(&network).map_err(|what| FileError::new(&args.model, what))?;
-            labels(labels_given.as_deref(), n_classes)?
-        }
-    };
+    let mut eye = Eye::open(args)?;
+    let labels = eye.labels(args)?;
     let paths = paths(&args.images)?;
     let into_folder = paths.len() > 1 || args.images.iter().any(|path| path.is_dir());
     if let (Some(folder), true) = (&args.output, into_folder) {
@@ -120,7 +119,7 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
             progress.note(&format!("Looking at image {} of {}", i + 1, paths.len()));
         }
         let image = load(path)?;
-        let seen = see(args, &mut network, detector, &image).map_err(|error| FileError::new(path, error))?;
+        let seen = eye.see(args, &image).map_err(|error| FileError::new(path, error))?;
         report(args, path, &image, &labels, &seen)?;
         if let Some(output) = &args.output {
             let target = if into_folder { output.join(drawn_name(path, i)) } else { output.clone() };
@@ -147,21 +146,78 @@ fn classes(network: &Network) -> Result<usize, String> {
     }
 }
 
-fn see(
-    args: &Args,
-    network: &mut Network,
-    detector: Option<Detector>,
-    image: &Image,
-) -> Result<Seen, Box<dyn std::error::Error>> {
-    let (values, placement) = args.pictures.preparation(detector).prepare(image, &network.inputs()[0])?;
-    network.set_input(0, &values)?;
-    network.run();
-    if let Some(detector) = detector {
-        return Ok(Seen::Boxes(detector.detections(network, &placement, args.threshold)));
+/// What looks.
+enum Eye {
+    Network { network: Network, detector: Option<Detector> },
+    Fitted(Fitted),
+    Reference(Image),
+}
+
+impl Eye {
+    fn open(args: &Args) -> Result<Eye, Box<dyn std::error::Error>> {
+        match (&args.reference, &args.model) {
+            (Some(reference), _) => Ok(Eye::Reference(load(reference)?)),
+            (None, Some(model)) if fit::is_fitted(model) => {
+                let fitted = fit::open(model)?;
+                if fitted.input != Input::Image || !matches!(fitted.answer, Answer::Class(_)) {
+                    return Err(FileError::new(model, "it was not learnt from classes of images").into());
+                }
+                Ok(Eye::Fitted(fitted))
+            }
+            (None, Some(model)) => {
+                let network = open(model, &args.network, args.threads.into())?;
+                let detector = Detector::of(&network);
+                if detector.is_none() {
+                    classes(&network).map_err(|what| FileError::new(model, what))?;
+                }
+                Ok(Eye::Network { network, detector })
+            }
+            (None, None) => Err("give a model, or a reference".into()),
+        }
     }
-    let mut scores = vec![0.0; network.outputs()[0].n_elements()];
-    network.output(0, &mut scores)?;
-    Ok(Seen::Classes(top(&scores, args.top.into())))
+
+    fn labels(&self, args: &Args) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+        let given = args.labels.as_deref();
+        match self {
+            Eye::Network { detector: Some(detector), .. } if given.is_none() => {
+                Ok(detector.labels().iter().map(|label| (*label).to_owned()).collect())
+            }
+            Eye::Network { detector: Some(detector), .. } => labels(given, detector.labels().len()),
+            Eye::Network { network, detector: None } => labels(given, network.outputs()[0].n_elements()),
+            Eye::Fitted(Fitted { answer: Answer::Class(names), .. }) => Ok(names.clone()),
+            Eye::Fitted(_) => Err("it tells a number".into()),
+            Eye::Reference(_) => Ok(vec!["difference".to_owned()]),
+        }
+    }
+
+    fn see(&mut self, args: &Args, image: &Image) -> Result<Seen, Box<dyn std::error::Error>> {
+        let (network, detector) = match self {
+            Eye::Network { network, detector } => (network, *detector),
+            Eye::Fitted(fitted) => {
+                let found = fit::classes(fitted, &features(image), args.top.into()).unwrap_or_default();
+                return Ok(Seen::Classes(found.into_iter().map(|(class, _, p)| (class, p as f32)).collect()));
+            }
+            Eye::Reference(reference) => {
+                let found = Comparison::default().differences(reference, image)?;
+                let detection = |found: &Difference| {
+                    let [left, top, right, bottom] =
+                        [found.left, found.top, found.right, found.bottom].map(|at| at as f32);
+                    // A difference is there or not.
+                    Detection { left, top, right, bottom, class: 0, score: 1.0 }
+                };
+                return Ok(Seen::Boxes(found.iter().map(detection).collect()));
+            }
+        };
+        let (values, placement) = args.pictures.preparation(detector).prepare(image, &network.inputs()[0])?;
+        network.set_input(0, &values)?;
+        network.run();
+        if let Some(detector) = detector {
+            return Ok(Seen::Boxes(detector.detections(network, &placement, args.threshold)));
+        }
+        let mut scores = vec![0.0; network.outputs()[0].n_elements()];
+        network.output(0, &mut scores)?;
+        Ok(Seen::Classes(top(&scores, args.top.into())))
+    }
 }
 
 fn report(args: &Args, path: &Path, image: &Image, labels: &[String], seen: &Seen) -> Outcome {

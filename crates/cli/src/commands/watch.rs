@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use edgeward_perceive::anomaly::{Alarm, Change, Detector, Ewma, Peaks, RobustZ, Settled, WindowedGaussian};
-use edgeward_perceive::table::{Row, Rows};
+use edgeward_perceive::learner::{Answer, Fitted, Input};
+use edgeward_perceive::table::{Records, Row, Rows};
 use serde::Serialize;
 
+use super::fit;
+use super::net::FileError;
 use crate::Outcome;
 use crate::output::print_line;
 
@@ -22,6 +25,7 @@ Examples:
   edgeward watch temperature.csv
   read-sensor | edgeward watch - --detector robust-z --threshold 8
   edgeward watch log.jsonl --column vibration --json
+  edgeward watch room.csv --model room.json
 
 Measurements are CSV (with or without a header) or JSON lines. Scores of all detectors but `gaussian` are
 in standard deviations; those of `gaussian` are probabilities.")]
@@ -44,6 +48,9 @@ pub struct Args {
     /// Values without a larger score, before an alarm and, after one, until the next
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     hold: u32,
+    /// What `edgeward fit` has learnt: tell what each row is, and not what is unusual; a class is said when it changes
+    #[arg(long, short, conflicts_with_all = ["detector", "column", "threshold"])]
+    model: Option<PathBuf>,
     /// Print a line of JSON for each alarm
     #[arg(long)]
     json: bool,
@@ -101,13 +108,74 @@ struct Report<'a> {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
+    let fitted = args.model.as_deref().map(fit::open).transpose()?;
+    if let (Some(Fitted { input, .. }), Some(path)) = (&fitted, &args.model)
+        && !matches!(input, Input::Table { .. })
+    {
+        return Err(FileError::new(path, "it was not learnt from tables").into());
+    }
     for path in &args.files {
         if path.as_os_str() == "-" {
-            watch(args, path, io::stdin().lock())?;
+            let source = io::stdin().lock();
+            match &fitted {
+                Some(fitted) => tell(args, fitted, path, source)?,
+                None => watch(args, path, source)?,
+            }
         } else {
             let file = File::open(path)
                 .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
-            watch(args, path, BufReader::new(file))?;
+            let source = BufReader::new(file);
+            match &fitted {
+                Some(fitted) => tell(args, fitted, path, source)?,
+                None => watch(args, path, source)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a row was told to be.
+#[derive(Serialize)]
+struct Told<'a> {
+    file: &'a str,
+    line: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    label: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    probability: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    number: Option<f64>,
+}
+
+fn tell(args: &Args, fitted: &Fitted, path: &Path, source: impl BufRead) -> Outcome {
+    let records = Records::new(source)?;
+    let mut reader = fit::Reader::new(&records, &fitted.input)?;
+    let file = path.display().to_string();
+    let mut before = None;
+    for record in records {
+        let record = record?;
+        let features = reader.features(&record)?;
+        let mut told = Told { file: &file, line: record.line, label: None, probability: None, number: None };
+        let text = match &fitted.answer {
+            Answer::Number(name) => {
+                let number = fitted.learner.number(&features);
+                told.number = Some(number);
+                format!("{name} {number:.3}")
+            }
+            Answer::Class(names) => {
+                let probabilities = fitted.learner.probabilities(&features);
+                let class = fitted.learner.class(&features);
+                if before.replace(class) == Some(class) {
+                    continue;
+                }
+                (told.label, told.probability) = (Some(names[class].as_str()), Some(probabilities[class]));
+                format!("{} ({:.2})", names[class], probabilities[class])
+            }
+        };
+        if args.json {
+            print_line(&serde_json::to_string(&told)?)?;
+        } else {
+            print_line(&format!("{file}, line {}: {text}", record.line))?;
         }
     }
     Ok(())
