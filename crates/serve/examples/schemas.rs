@@ -4,7 +4,7 @@
 //! What a model would say costs seconds for each of ten thousand schemas; what the grammar allows is the same for a speaker
 //! by chance, and harder: a model seldom says what is odd. Tokens are drawn evenly from those allowed, with a liking for
 //! those that close something, so that most texts come to an end. A line of JSON for each file, in order of the names:
-//! `{"file", "kind", "text"}`, where `kind` is `refused` (`text` is the reason), `whole`, `cut` at the limit of tokens, 
+//! `{"file", "kind", "text"}`, where `kind` is `refused` (`text` is the reason), `whole`, `cut` at the limit of tokens,
 //! `failed`, or `unread`: the file is no JSON. `testdata/serve_schemas.py --judge` compares the texts with the schemas.
 
 use std::error::Error;
