@@ -238,11 +238,8 @@ impl<'a> Compressor<'a> {
             }
             self.of_output = Some(factor);
         }
-        let mut streams = Vec::with_capacity(windows.len());
         self.place(&mut engine, Slot::TokenEmbedding, assignment, work)?;
-        for window in &windows {
-            streams.push(engine.embed(window)?);
-        }
+        let mut streams = embed_all(&engine, &windows)?;
         for layer_idx in 0..n_layers {
             self.tell("rounding layers", layer_idx, n_layers)?;
             let slots: Vec<Slot> = layer_matrices(layer_idx).collect();
@@ -297,7 +294,7 @@ impl<'a> Compressor<'a> {
     /// Of the output matrix's inputs, as the teacher computes them.
     fn output_hessian(&mut self, engine: &mut Engine, windows: &[Vec<u32>]) -> Result<Hessian, Error> {
         let config = self.teacher.config();
-        let mut streams = windows.iter().map(|window| engine.embed(window)).collect::<Result<Vec<_>, _>>()?;
+        let mut streams = embed_all(engine, windows)?;
         for layer_idx in 0..config.n_layers {
             self.tell("reading the calibration text", layer_idx, config.n_layers)?;
             for slot in layer_matrices(layer_idx) {
@@ -333,6 +330,16 @@ impl<'a> Compressor<'a> {
             ..EngineOptions::default()
         };
         Ok(Engine::new(self.teacher, options)?)
+    }
+
+    /// The same with all matrices of the teacher in eight bits ([`Compressor::place_teacher`]).
+    pub(crate) fn eight_bit_engine(&self) -> Result<Engine, Error> {
+        let mut engine = self.exact_engine()?;
+        for (slot, tensor) in self.teacher.tensors().filter(|(slot, _)| is_matrix(*slot)) {
+            self.place_teacher(&mut engine, slot)?;
+            self.teacher.release(&tensor);
+        }
+        Ok(engine)
     }
 
     fn round_one(
@@ -455,6 +462,11 @@ pub(crate) const LAYER_MATRICES: [(MatrixInput, &[LayerSlot]); 4] = [
 /// The slots of a layer's matrices.
 pub(crate) fn layer_matrices(layer_idx: usize) -> impl Iterator<Item = Slot> {
     LAYER_MATRICES.iter().flat_map(|(_, slots)| *slots).map(move |slot| Slot::Layer(layer_idx, *slot))
+}
+
+/// The residual streams of windows before the first layer.
+pub(crate) fn embed_all(engine: &Engine, windows: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, Error> {
+    Ok(windows.iter().map(|tokens| engine.embed(tokens)).collect::<Result<_, _>>()?)
 }
 
 /// The factor of what a text's inputs were.

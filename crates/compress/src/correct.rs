@@ -12,10 +12,10 @@ use edgeward_kernels::DType;
 use edgeward_model::Model;
 use edgeward_model::tensor::Slot;
 
-use crate::compress::{Compressor, matrix};
+use crate::compress::{Compressor, embed_all, matrix};
 use crate::error::Error;
 use crate::eval::{Divergence, Windows, compare_rows};
-use crate::search::{Measured, Solution, embed_all};
+use crate::search::{Measured, Solution};
 
 /// A measured loss is as expected up to this factor, either way: sums that are so near are as good as any.
 pub const TOLERANCE: f64 = 1.25;
@@ -46,14 +46,11 @@ impl Compressor<'_> {
             *sum += solution.losses.get(self.tensor(*slot)?.name).copied().unwrap_or(0.0);
             slots.push(*slot);
         }
-        let mut engine = self.exact_engine()?;
-        for &slot in solution.assignment.0.keys() {
-            self.place_teacher(&mut engine, slot)?;
-            self.teacher.release(&self.tensor(slot)?);
-        }
+        let mut engine = self.eight_bit_engine()?;
         let tokens: Vec<Vec<u32>> = (0..windows.len()).map(|idx| windows.window(idx)).collect();
         let streams = embed_all(&engine, &tokens)?;
-        let before = self.last_rows(&mut engine, streams, 0)?;
+        let layers = 0..self.teacher.config().n_layers;
+        let before = self.last_rows(&mut engine, streams, layers.clone())?;
         // The teacher's logits are computed again for each type: to keep them would take more than the model.
         let mut factors = BTreeMap::new();
         let n_types = expected.len();
@@ -71,7 +68,7 @@ impl Compressor<'_> {
                 old.push((slot, kept));
             }
             let streams = embed_all(&engine, &tokens)?;
-            let after = self.last_rows(&mut engine, streams, 0)?;
+            let after = self.last_rows(&mut engine, streams, layers.clone())?;
             // The output matrix may be among those that changed: the student's logits while it is there, the teacher's
             // after.
             let mut student_logits = Vec::new();

@@ -26,18 +26,16 @@ use edgeward_model::tensor::{LayerSlot, Slot, Tensor};
 use edgeward_model::{Config, Model, Source};
 use serde::{Deserialize, Serialize};
 
-use crate::compress::{Compressor, DAMPING, floats, is_matrix, matrix, widened};
+use crate::compress::{Compressor, DAMPING, embed_all, floats, matrix, widened};
 use crate::error::Error;
-use crate::eval::{Divergence, compare_rows};
 use crate::hessian::{Factor, Hessian};
 use crate::rounding;
+use crate::search::mean_divergence;
 
 /// Windows on which candidates are compared; they take no part in the repair, unless there are few.
 const N_PROBES: usize = 6;
 /// Tokens of such a window at most.
 const PROBE_LEN: usize = 192;
-/// Every so manyeth position's prediction is compared.
-const PROBE_STRIDE: usize = 4;
 /// Widths of the feed-forward network are multiples of this, the block of most types.
 const WIDTH_STEP: usize = 32;
 /// Rounds in which neurons go: after each, the others are solved anew.
@@ -302,7 +300,7 @@ impl Compressor<'_> {
     }
 
     fn bench(&mut self) -> Result<Bench, Error> {
-        let engine = self.exact_engine()?;
+        let engine = self.eight_bit_engine()?;
         let all: Vec<Vec<u32>> = (0..self.windows.len()).map(|i| self.windows.window(i)).collect();
         let chosen = self.windows.spread(N_PROBES);
         let mut probes: Vec<Vec<u32>> = chosen.iter().map(|i| all[*i].clone()).collect();
@@ -311,12 +309,6 @@ impl Compressor<'_> {
         let windows = all.into_iter().enumerate().filter(|(i, _)| is_scarce || !chosen.contains(i));
         let windows = windows.map(|(_, window)| window).collect();
         let mut bench = Bench { engine, logits: Vec::new(), probes, windows };
-        let slots: Vec<Slot> =
-            self.teacher.tensors().map(|(slot, _)| slot).filter(|slot| is_matrix(*slot)).collect();
-        for slot in slots {
-            self.place_teacher(&mut bench.engine, slot)?;
-            self.teacher.release(&self.tensor(slot)?);
-        }
         bench.logits = self.logits_without(&mut bench, &[])?;
         Ok(bench)
     }
@@ -346,8 +338,7 @@ impl Compressor<'_> {
 
     /// Logits of the model as it is in the engine, without some layers.
     fn logits_without(&mut self, bench: &mut Bench, dropped: &[usize]) -> Result<Vec<f32>, Error> {
-        let streams =
-            bench.probes.iter().map(|probe| bench.engine.embed(probe)).collect::<Result<Vec<_>, _>>()?;
+        let streams = embed_all(&bench.engine, &bench.probes)?;
         self.logits_from(bench, streams, 0, dropped)
     }
 
@@ -359,36 +350,20 @@ impl Compressor<'_> {
         first: usize,
         dropped: &[usize],
     ) -> Result<Vec<f32>, Error> {
-        let config = self.teacher.config();
-        let mut last = Vec::new();
-        for mut stream in streams {
-            self.check()?;
-            for layer_idx in (first..config.n_layers).filter(|layer_idx| !dropped.contains(layer_idx)) {
-                bench.engine.run_layer(layer_idx, &mut stream, &mut |_, _| {})?;
-            }
-            let rows = stream.chunks_exact(config.hidden_dim).skip(PROBE_STRIDE - 1).step_by(PROBE_STRIDE);
-            last.extend(rows.flatten());
-        }
+        let layers = (first..self.teacher.config().n_layers).filter(|layer_idx| !dropped.contains(layer_idx));
+        let last = self.last_rows(&mut bench.engine, streams, layers)?;
         Ok(bench.engine.logits(&last)?.into_vec())
     }
 
     fn divergence_of(&mut self, bench: &mut Bench, dropped: &[usize]) -> Result<f64, Error> {
         let logits = self.logits_without(bench, dropped)?;
-        Ok(self.distance(bench, &logits))
-    }
-
-    fn distance(&self, bench: &mut Bench, logits: &[f32]) -> f64 {
-        let mut divergence = Divergence::default();
-        let vocab_size = self.teacher.config().vocab_size;
-        compare_rows(bench.engine.pool(), Isa::best(), &bench.logits, logits, vocab_size, &mut divergence);
-        divergence.mean()
+        Ok(mean_divergence(&mut bench.engine, &bench.logits, &logits))
     }
 
     /// The layer whose loss, after those that are gone, moves the predictions the least.
     fn next_layer(&mut self, bench: &mut Bench, dropped: &[usize]) -> Result<usize, Error> {
         let n_layers = self.teacher.config().n_layers;
-        let mut streams =
-            bench.probes.iter().map(|probe| bench.engine.embed(probe)).collect::<Result<Vec<_>, _>>()?;
+        let mut streams = embed_all(&bench.engine, &bench.probes)?;
         let mut best = (f64::INFINITY, 0);
         for layer_idx in 0..n_layers {
             self.tell("leaving layers out", layer_idx, n_layers)?;
@@ -396,7 +371,7 @@ impl Compressor<'_> {
                 continue;
             }
             let logits = self.logits_from(bench, streams.clone(), layer_idx + 1, dropped)?;
-            let loss = self.distance(bench, &logits);
+            let loss = mean_divergence(&mut bench.engine, &bench.logits, &logits);
             if loss < best.0 {
                 best = (loss, layer_idx);
             }
@@ -418,10 +393,7 @@ impl Compressor<'_> {
     ) -> Result<BTreeMap<usize, Units>, Error> {
         self.restore(bench)?;
         let config = self.teacher.config().clone();
-        let embed = |engine: &Engine, windows: &[Vec<u32>]| {
-            windows.iter().map(|window| engine.embed(window)).collect::<Result<Vec<_>, _>>()
-        };
-        let mut teacher = embed(&bench.engine, &bench.windows)?;
+        let mut teacher = embed_all(&bench.engine, &bench.windows)?;
         let mut student = teacher.clone();
         let mut all_units = BTreeMap::new();
         for layer_idx in 0..config.n_layers {

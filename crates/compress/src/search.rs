@@ -19,7 +19,8 @@ use edgeward_model::tensor::Slot;
 use serde::{Deserialize, Serialize};
 
 use crate::compress::{
-    Assignment, Compressor, DAMPING, LAYER_MATRICES, factor_of, is_matrix, layer_matrices, matrix, widened,
+    Assignment, Compressor, DAMPING, LAYER_MATRICES, embed_all, factor_of, is_matrix, layer_matrices, matrix,
+    widened,
 };
 use crate::error::Error;
 use crate::eval::{Divergence, compare_rows};
@@ -300,14 +301,12 @@ impl Compressor<'_> {
         mut measured: Vec<Measured>,
         save: &mut dyn FnMut(&[Measured]),
     ) -> Result<Vec<Measured>, Error> {
-        let mut engine = self.exact_engine()?;
-        let n_layers = self.teacher.config().n_layers;
-        let all: Vec<Slot> =
-            self.teacher.tensors().map(|(slot, _)| slot).filter(|slot| is_matrix(*slot)).collect();
-        for &slot in &all {
-            self.place_teacher(&mut engine, slot)?;
-            self.teacher.release(&self.tensor(slot)?);
+        let mut matrices = self.teacher.tensors().filter(|(slot, _)| is_matrix(*slot));
+        if matrices.all(|(_, tensor)| has(&measured, tensor.name)) {
+            return Ok(measured);
         }
+        let mut engine = self.eight_bit_engine()?;
+        let n_layers = self.teacher.config().n_layers;
         let mut streams = Vec::new();
         for idx in 0..self.windows.len() {
             streams.push(engine.embed(&self.windows.window(idx))?);
@@ -378,7 +377,7 @@ impl Compressor<'_> {
         if self.teacher.config().head_dim.is_multiple_of(DType::Q8_0.block_len()) {
             let mut engine = self.exact_engine_with(KvType::Q8_0)?;
             let logits = self.probe_logits(&mut engine, probes.streams.clone(), 0)?;
-            choices.push(choice(DType::Q8_0, self.divergence(&mut engine, &probes, &logits)));
+            choices.push(choice(DType::Q8_0, mean_divergence(&mut engine, &probes.logits, &logits)));
         }
         Ok(Measured { tensor: KV_CACHE.to_owned(), choices })
     }
@@ -438,7 +437,7 @@ impl Compressor<'_> {
         };
         let logits = self.probe_logits(engine, streams, layer_idx);
         engine.set_matrix(slot, old)?;
-        let loss = self.divergence(engine, probes, &logits?);
+        let loss = mean_divergence(engine, &probes.logits, &logits?);
         let choice = |(dtype, error): (DType, f64)| Choice {
             dtype: dtype.name().to_owned(),
             size_bytes: size(dtype),
@@ -457,21 +456,21 @@ impl Compressor<'_> {
         streams: Vec<Vec<f32>>,
         layer_idx: usize,
     ) -> Result<Vec<f32>, Error> {
-        let last = self.last_rows(engine, streams, layer_idx)?;
+        let last = self.last_rows(engine, streams, layer_idx..self.teacher.config().n_layers)?;
         Ok(engine.logits(&last)?.into_vec())
     }
 
-    /// Residual streams before layer `layer_idx`, taken through all layers, at the positions that are compared.
+    /// Residual streams, taken through `layers`, at the positions that are compared.
     pub(crate) fn last_rows(
         &mut self,
         engine: &mut Engine,
         streams: Vec<Vec<f32>>,
-        layer_idx: usize,
+        layers: impl Iterator<Item = usize> + Clone,
     ) -> Result<Vec<f32>, Error> {
         let config = self.teacher.config();
         let mut last = Vec::new();
         for mut stream in streams {
-            for layer_idx in layer_idx..config.n_layers {
+            for layer_idx in layers.clone() {
                 self.check()?;
                 engine.run_layer(layer_idx, &mut stream, &mut |_, _| {})?;
             }
@@ -480,17 +479,14 @@ impl Compressor<'_> {
         }
         Ok(last)
     }
-
-    fn divergence(&self, engine: &mut Engine, probes: &Probes, logits: &[f32]) -> f64 {
-        let mut divergence = Divergence::default();
-        let vocab_size = self.teacher.config().vocab_size;
-        compare_rows(engine.pool(), Isa::best(), &probes.logits, logits, vocab_size, &mut divergence);
-        divergence.mean()
-    }
 }
 
-pub(crate) fn embed_all(engine: &Engine, windows: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, Error> {
-    Ok(windows.iter().map(|tokens| engine.embed(tokens)).collect::<Result<_, _>>()?)
+/// Mean divergence of predictions from those of the model as it is, nats.
+pub(crate) fn mean_divergence(engine: &mut Engine, teacher: &[f32], logits: &[f32]) -> f64 {
+    let mut divergence = Divergence::default();
+    let vocab_size = engine.config().vocab_size;
+    compare_rows(engine.pool(), Isa::best(), teacher, logits, vocab_size, &mut divergence);
+    divergence.mean()
 }
 
 fn has(measured: &[Measured], name: &str) -> bool {
