@@ -338,22 +338,13 @@ impl Builder<'_> {
         inputs: &[Option<Item>],
         place: &str,
     ) -> Result<Item, Error> {
-        let get = |idx: usize| inputs.get(idx).and_then(Option::as_ref);
-        let (Some(image), Some(weights)) = (get(0), get(3)) else {
-            return Err(Error::malformed(place, "an input is left out"));
+        let (image, weights, by, [from, to]) = match self.qlinear(node, inputs, "a constant image", place)? {
+            Qlinear::Floats([image, weights, bias], to) => {
+                let result = self.float_conv(node, &[Some(image), Some(weights), Some(bias)], place)?;
+                return self.bytes_of(&result, &to, place);
+            }
+            Qlinear::Bytes { input, weights, by, scales } => (input, weights, by, scales),
         };
-        let (from, by, to) =
-            (affine(get(1), get(2), place)?, affine(get(4), get(5), place)?, affine(get(6), get(7), place)?);
-        if let Some(floats) = self.as_floats(node, inputs, (&from, &by), place)? {
-            let [image, weights, bias] = floats;
-            let result = self.float_conv(node, &[Some(image), Some(weights), Some(bias)], place)?;
-            let to = to.activation(self.is_unsigned(node.inputs.get(7)), place)?;
-            return self.bytes_of(&result, &to, place);
-        }
-        let Data::Active(id) = image.data else { return Err(Error::unsupported(place, "a constant image")) };
-        self.settle(id, &from, node.inputs.get(2), place)?;
-        let from = from.activation(self.is_unsigned(node.inputs.get(2)), place)?;
-        let to = to.activation(self.is_unsigned(node.inputs.get(7)), place)?;
         let Data::Ints(values) = &weights.data else {
             return Err(Error::unsupported(place, "weights computed while it runs"));
         };
@@ -361,7 +352,7 @@ impl Builder<'_> {
         let bytes = signed(values, &by.zeros, |i| i / per_channel.max(1));
         let bytes = bytes
             .ok_or_else(|| Error::unsupported(place, "weights that with their zero point are no bytes"))?;
-        let bias = match get(8).map(|item| &item.data) {
+        let bias = match inputs.get(8).and_then(Option::as_ref).map(|item| &item.data) {
             None => Bias::Floats(None),
             Some(Data::Ints(values)) => Bias::Ints(values.iter().map(|value| *value as i32).collect()),
             Some(_) => return Err(Error::unsupported(place, "a bias computed while it runs")),
@@ -376,22 +367,13 @@ impl Builder<'_> {
         inputs: &[Option<Item>],
         place: &str,
     ) -> Result<Item, Error> {
-        let get = |idx: usize| inputs.get(idx).and_then(Option::as_ref);
-        let (Some(rows), Some(weights)) = (get(0), get(3)) else {
-            return Err(Error::malformed(place, "an input is left out"));
+        let (rows, weights, by, [from, to]) = match self.qlinear(node, inputs, "constant rows", place)? {
+            Qlinear::Floats([rows, weights, _], to) => {
+                let result = self.matmul(&rows, &weights, place)?;
+                return self.bytes_of(&result, &to, place);
+            }
+            Qlinear::Bytes { input, weights, by, scales } => (input, weights, by, scales),
         };
-        let (from, by, to) =
-            (affine(get(1), get(2), place)?, affine(get(4), get(5), place)?, affine(get(6), get(7), place)?);
-        if let Some(floats) = self.as_floats(node, inputs, (&from, &by), place)? {
-            let [rows, weights, _] = floats;
-            let result = self.matmul(&rows, &weights, place)?;
-            let to = to.activation(self.is_unsigned(node.inputs.get(7)), place)?;
-            return self.bytes_of(&result, &to, place);
-        }
-        let Data::Active(id) = rows.data else { return Err(Error::unsupported(place, "constant rows")) };
-        self.settle(id, &from, node.inputs.get(2), place)?;
-        let from = from.activation(self.is_unsigned(node.inputs.get(2)), place)?;
-        let to = to.activation(self.is_unsigned(node.inputs.get(7)), place)?;
         let (Data::Ints(values), &[k, n]) = (&weights.data, weights.shape.as_slice()) else {
             return Err(Error::unsupported(
                 place,
@@ -404,6 +386,44 @@ impl Builder<'_> {
         let layer = (bytes, [k, n], by.scales, false);
         self.byte_matmul(rows, layer, Bias::Floats(None), (from, to, Activation::None), place)
     }
+
+    /// What the two have in common: input, weights and output with a scale and a zero point each. `constant` is what a constant
+    /// input is called.
+    fn qlinear<'i>(
+        &mut self,
+        node: &NodeProto<'_>,
+        inputs: &'i [Option<Item>],
+        constant: &str,
+        place: &str,
+    ) -> Result<Qlinear<'i>, Error> {
+        let get = |idx: usize| inputs.get(idx).and_then(Option::as_ref);
+        let (Some(input), Some(weights)) = (get(0), get(3)) else {
+            return Err(Error::malformed(place, "an input is left out"));
+        };
+        let (from, by, to) =
+            (affine(get(1), get(2), place)?, affine(get(4), get(5), place)?, affine(get(6), get(7), place)?);
+        let floats = self.as_floats(node, inputs, (&from, &by), place)?;
+        if floats.is_none() {
+            let Data::Active(id) = input.data else { return Err(Error::unsupported(place, constant)) };
+            self.settle(id, &from, node.inputs.get(2), place)?;
+        }
+        let to = to.activation(self.is_unsigned(node.inputs.get(7)), place)?;
+        match floats {
+            Some(floats) => Ok(Qlinear::Floats(floats, to)),
+            None => {
+                let from = from.activation(self.is_unsigned(node.inputs.get(2)), place)?;
+                Ok(Qlinear::Bytes { input, weights, by, scales: [from, to] })
+            }
+        }
+    }
+}
+
+/// A layer that is given as bytes, as it can be computed.
+enum Qlinear<'a> {
+    /// Image or rows, weights and bias, and what the result is to be rounded to.
+    Floats([Item; 3], Quantization),
+    /// With the scales of weights, of the input and of the output.
+    Bytes { input: &'a Item, weights: &'a Item, by: Affine, scales: [Quantization; 2] },
 }
 
 impl Builder<'_> {

@@ -8,7 +8,7 @@ use super::conv::same_padding;
 use crate::error::Error;
 use crate::graph::{Activation, ElementType, Node, Padding, Sliding};
 use crate::network::Step;
-use crate::network::lower::{Images, Lowering};
+use crate::network::lower::{Affine, Images, Lowering};
 use crate::network::memory::{Memory, ValueId};
 
 /// AVERAGE_POOL_2D.
@@ -20,27 +20,51 @@ pub fn average(
     sliding: Sliding,
     activation: Activation,
 ) -> Result<(), Error> {
+    let (over, affine) = over(lowering, node, place, size, sliding)?;
+    let mean = match affine {
+        Some(affine) => Mean::Rounded { range: affine.range(activation) },
+        None => Mean::Floats { range: activation.range() },
+    };
+    lowering.push(MeanStep { over, mean }, &[over.input, over.output]);
+    Ok(())
+}
+
+/// Windows of images, and where what becomes of them goes.
+#[derive(Clone, Copy)]
+struct Over {
+    input: ValueId,
+    from: Images,
+    output: ValueId,
+    to: Images,
+    pooling: Pooling,
+}
+
+/// The windows of a node that slides over images; of bytes also their scale and zero point, which the output has too.
+fn over(
+    lowering: &mut Lowering<'_>,
+    node: &Node,
+    place: &str,
+    size: [usize; 2],
+    sliding: Sliding,
+) -> Result<(Over, Option<Affine>), Error> {
     let input = lowering.operand(node, 0, place)?;
     let from = Images::of(input.tensor, place)?;
     let (before, positions) = windows(from, size, sliding, place)?;
     let shape = [from.n, positions[0], positions[1], from.plane.channels];
     let output = lowering.output(node, &shape, input.tensor.element_type, place)?;
-    let mean = match input.tensor.element_type {
-        ElementType::I8 => {
-            let affine = lowering.affine(input.tensor, place)?;
-            if affine != lowering.affine(output.tensor, place)? {
-                return Err(Error::unsupported(place, "another scale or zero point for its output"));
-            }
-            Mean::Rounded { range: affine.range(activation) }
-        }
-        _ => Mean::Floats { range: activation.range() },
+    let affine = match input.tensor.element_type {
+        ElementType::I8 => Some(lowering.affine(input.tensor, place)?),
+        _ => None,
     };
+    if let Some(affine) = affine
+        && affine != lowering.affine(output.tensor, place)?
+    {
+        return Err(Error::unsupported(place, "another scale or zero point for its output"));
+    }
     lowering.count_macs(shape.iter().chain(&size).fold(1u64, |product, n| product.saturating_mul(*n as u64)));
     let pooling = Pooling { size, stride: sliding.stride, before };
     let to = Images::of(output.tensor, place)?;
-    let step = MeanStep { input: input.value, from, output: output.value, to, pooling, mean };
-    lowering.push(step, &[input.value, output.value]);
-    Ok(())
+    Ok((Over { input: input.value, from, output: output.value, to, pooling }, affine))
 }
 
 /// Where windows begin, and how many there are.
@@ -84,29 +108,15 @@ pub fn max(
     sliding: Sliding,
     activation: Activation,
 ) -> Result<(), Error> {
-    let input = lowering.operand(node, 0, place)?;
-    let from = Images::of(input.tensor, place)?;
     if sliding.dilation != [1, 1] {
         return Err(Error::unsupported(place, "dilated windows"));
     }
-    let (before, positions) = windows(from, size, sliding, place)?;
-    let shape = [from.n, positions[0], positions[1], from.plane.channels];
-    let output = lowering.output(node, &shape, input.tensor.element_type, place)?;
-    let range = match input.tensor.element_type {
-        ElementType::I8 => {
-            let affine = lowering.affine(input.tensor, place)?;
-            if affine != lowering.affine(output.tensor, place)? {
-                return Err(Error::unsupported(place, "another scale or zero point for its output"));
-            }
-            MaxRange::Bytes(affine.range(activation))
-        }
-        _ => MaxRange::Floats(activation.range()),
+    let (over, affine) = over(lowering, node, place, size, sliding)?;
+    let range = match affine {
+        Some(affine) => MaxRange::Bytes(affine.range(activation)),
+        None => MaxRange::Floats(activation.range()),
     };
-    lowering.count_macs(shape.iter().chain(&size).fold(1u64, |product, n| product.saturating_mul(*n as u64)));
-    let pooling = Pooling { size, stride: sliding.stride, before };
-    let to = Images::of(output.tensor, place)?;
-    let step = MaxStep { input: input.value, from, output: output.value, to, pooling, range };
-    lowering.push(step, &[input.value, output.value]);
+    lowering.push(MaxStep { over, range }, &[over.input, over.output]);
     Ok(())
 }
 
@@ -118,17 +128,13 @@ enum MaxRange {
 }
 
 struct MaxStep {
-    input: ValueId,
-    from: Images,
-    output: ValueId,
-    to: Images,
-    pooling: Pooling,
+    over: Over,
     range: MaxRange,
 }
 
 impl Step for MaxStep {
     fn run(&self, memory: &mut Memory, _: &mut Pool, isa: Isa) {
-        let ([input, _], output) = memory.three([self.input; 2], self.output);
+        let ([input, _], output) = memory.three([self.over.input; 2], self.over.output);
         match self.range {
             MaxRange::Bytes(range) => self.images(input, output, isa, (u8::MIN, range), u8::max),
             MaxRange::Floats(range) => {
@@ -150,9 +156,9 @@ impl MaxStep {
         (least, range): (T, (T, T)),
         larger: impl Fn(T, T) -> T + Copy,
     ) {
-        let images = input.chunks_exact(self.from.plane.len());
-        for (image, output) in images.zip(output.chunks_exact_mut(self.to.plane.len())) {
-            isa.vectorize(MaxTask { step: self, image, output, least, range, larger });
+        let images = input.chunks_exact(self.over.from.plane.len());
+        for (image, output) in images.zip(output.chunks_exact_mut(self.over.to.plane.len())) {
+            isa.vectorize(MaxTask { over: self.over, image, output, least, range, larger });
         }
     }
 }
@@ -180,7 +186,7 @@ impl Element for f32 {
 }
 
 struct MaxTask<'a, T, F> {
-    step: &'a MaxStep,
+    over: Over,
     image: &'a [T],
     output: &'a mut [T],
     least: T,
@@ -192,7 +198,7 @@ impl<T: Element, F: Fn(T, T) -> T> Vectorized for MaxTask<'_, T, F> {
     type Output = ();
     #[inline(always)]
     fn run(self) {
-        let MaxStep { from, to, pooling, .. } = self.step;
+        let Over { from, to, pooling, .. } = self.over;
         let (from, channels) = (from.plane, from.plane.channels);
         let span = |axis: usize, position: usize, len: usize| {
             let start = position * pooling.stride[axis];
@@ -267,8 +273,8 @@ pub fn mean(lowering: &mut Lowering<'_>, node: &Node, place: &str, keeps_dims: b
     };
     let pooling = Pooling { size, stride: size, before: [0, 0] };
     let to = Images { n: from.n, plane: edgeward_kernels::net::Plane::dense(1, 1, channels) };
-    let step = MeanStep { input: input.value, from, output: output.value, to, pooling, mean };
-    lowering.push(step, &[input.value, output.value]);
+    let over = Over { input: input.value, from, output: output.value, to, pooling };
+    lowering.push(MeanStep { over, mean }, &[over.input, over.output]);
     Ok(())
 }
 
@@ -279,31 +285,27 @@ enum Mean {
 }
 
 struct MeanStep {
-    input: ValueId,
-    from: Images,
-    output: ValueId,
-    to: Images,
-    pooling: Pooling,
+    over: Over,
     mean: Mean,
 }
 
 impl Step for MeanStep {
     fn run(&self, memory: &mut Memory, _: &mut Pool, isa: Isa) {
-        let (from, to) = (self.from.plane, self.to.plane);
-        let ([input, _], output) = memory.three([self.input; 2], self.output);
+        let (from, to) = (self.over.from.plane, self.over.to.plane);
+        let ([input, _], output) = memory.three([self.over.input; 2], self.over.output);
         let mean = match &self.mean {
             Mean::Rounded { range } => Mean8::Rounded { range: *range },
             Mean::Requantised { zero, requant } => Mean8::Requantised { zero: *zero, requant },
             Mean::Floats { range } => {
                 let images = floats(input).chunks_exact(from.len());
                 for (image, output) in images.zip(floats_mut(output).chunks_exact_mut(to.len())) {
-                    mean32(isa, (image, from), self.pooling, *range, (output, to));
+                    mean32(isa, (image, from), self.over.pooling, *range, (output, to));
                 }
                 return;
             }
         };
         for (image, output) in input.chunks_exact(from.len()).zip(output.chunks_exact_mut(to.len())) {
-            mean8(isa, (image, from), self.pooling, mean, (output, to));
+            mean8(isa, (image, from), self.over.pooling, mean, (output, to));
         }
     }
 }
