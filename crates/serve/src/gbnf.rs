@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 /// The longest grammar, bytes: published ones have a tenth.
 const MAX_BYTES: usize = 64 << 10;
-/// Groups within groups, at most.
+/// Groups within groups, and repetitions of repetitions, at most: `llguidance` bears fewer.
 const MAX_DEPTH: usize = 64;
 
 /// The Lark grammar.
@@ -20,17 +20,15 @@ pub fn to_lark(source: &str) -> Result<String, String> {
     if source.len() > MAX_BYTES {
         return Err(format!("the grammar has {} bytes where {MAX_BYTES} are the most", source.len()));
     }
-    let mut reader =
-        Reader { rest: source, source, names: Vec::new(), defined: Vec::new(), out: String::new() };
+    let mut reader = Reader { rest: source, source, rules: Vec::new(), out: String::new() };
     reader.space(true);
     while !reader.rest.is_empty() {
         reader.rule()?;
     }
-    let undefined = reader.names.iter().zip(&reader.defined).find(|(_, is_defined)| !**is_defined);
-    if let Some((name, _)) = undefined {
+    if let Some((name, _)) = reader.rules.iter().find(|(_, is_defined)| !is_defined) {
         return Err(format!("the rule {name:?} is used and not defined"));
     }
-    match reader.names.iter().position(|name| *name == "root") {
+    match reader.rules.iter().position(|(name, _)| *name == "root") {
         Some(root) => Ok(format!("start: r{root}\n{}", reader.out)),
         None => Err("there is no rule \"root\"".into()),
     }
@@ -39,9 +37,8 @@ pub fn to_lark(source: &str) -> Result<String, String> {
 struct Reader<'a> {
     rest: &'a str,
     source: &'a str,
-    /// Rules in order of appearance: the place is the name in Lark.
-    names: Vec<&'a str>,
-    defined: Vec<bool>,
+    /// Names of rules in order of appearance, and whether they are defined yet: the place is the name in Lark.
+    rules: Vec<(&'a str, bool)>,
     out: String,
 }
 
@@ -94,10 +91,9 @@ impl<'a> Reader<'a> {
             return self.error("a name is expected here");
         }
         self.rest = rest;
-        Ok(self.names.iter().position(|known| *known == name).unwrap_or_else(|| {
-            self.names.push(name);
-            self.defined.push(false);
-            self.names.len() - 1
+        Ok(self.rules.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
+            self.rules.push((name, false));
+            self.rules.len() - 1
         }))
     }
 
@@ -107,8 +103,8 @@ impl<'a> Reader<'a> {
         if !self.eat("::=") {
             return self.error("`::=` is expected here");
         }
-        if std::mem::replace(&mut self.defined[name], true) {
-            let what = format!("the rule {:?} is defined twice", self.names[name]);
+        if std::mem::replace(&mut self.rules[name].1, true) {
+            let what = format!("the rule {:?} is defined twice", self.rules[name].0);
             return self.error(&what);
         }
         self.space(true);
@@ -171,36 +167,38 @@ impl<'a> Reader<'a> {
                 }
             }
             is_empty = false;
-            self.repetition(start)?;
+            self.repetitions(start)?;
             self.out.push(' ');
             self.space(depth > 0);
         }
     }
 
-    /// What is repeated begins at `start` of what is written.
-    fn repetition(&mut self, start: usize) -> Result<(), String> {
-        self.space(false);
-        let Some(c @ ('*' | '+' | '?' | '{')) = self.peek() else { return Ok(()) };
-        self.next();
-        if c != '{' {
-            self.out.push(c);
-        } else {
-            let Some((range, rest)) = self.rest.split_once('}') else {
-                return self.error("`}` is expected after `{`");
-            };
-            let numbers = range.split_once(',').unwrap_or((range, range));
-            let (min, max) = (numbers.0.trim(), numbers.1.trim());
-            let is_number = |text: &str| text.len() <= 6 && text.bytes().all(|byte| byte.is_ascii_digit());
-            if min.is_empty() || !is_number(min) || !is_number(max) {
-                return self.error("a repetition is `{m}`, `{m,}` or `{m,n}`");
+    /// What is repeated begins at `start` of what is written. Several repetitions after each other apply one to the other.
+    fn repetitions(&mut self, start: usize) -> Result<(), String> {
+        for _ in 0..=MAX_DEPTH {
+            self.space(false);
+            let Some(c @ ('*' | '+' | '?' | '{')) = self.peek() else { return Ok(()) };
+            self.next();
+            if c != '{' {
+                self.out.push(c);
+            } else {
+                let Some((range, rest)) = self.rest.split_once('}') else {
+                    return self.error("`}` is expected after `{`");
+                };
+                let numbers = range.split_once(',').unwrap_or((range, range));
+                let (min, max) = (numbers.0.trim(), numbers.1.trim());
+                let is_number =
+                    |text: &str| text.len() <= 6 && text.bytes().all(|byte| byte.is_ascii_digit());
+                if min.is_empty() || !is_number(min) || !is_number(max) {
+                    return self.error("a repetition is `{m}`, `{m,}` or `{m,n}`");
+                }
+                self.rest = rest;
+                let _ = write!(self.out, "{{{min},{max}}}");
             }
-            self.rest = rest;
-            let _ = write!(self.out, "{{{min},{max}}}");
+            self.out.insert(start, '(');
+            self.out.push(')');
         }
-        // Several after each other apply one to the other.
-        self.out.insert(start, '(');
-        self.out.push(')');
-        self.repetition(start)
+        self.error("there are too many repetitions of repetitions")
     }
 
     fn literal(&mut self) -> Result<(), String> {

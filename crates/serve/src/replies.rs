@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use sha2::{Digest, Sha256};
 
+use crate::model::lock;
 use crate::scheduler::{Event, Request, Task};
 
 /// Names a request by all that its answer depends on, but for the model: each has a cache of its own.
@@ -80,12 +81,12 @@ impl ReplyCache {
 
     /// Bytes of what it keeps.
     pub fn size_bytes(&self) -> usize {
-        self.lock().n_bytes
+        lock(&self.kept).n_bytes
     }
 
     /// The events of a request that is answered already.
     pub fn find(&self, key: &Key) -> Option<Arc<[Event]>> {
-        let mut kept = self.lock();
+        let mut kept = lock(&self.kept);
         kept.clock += 1;
         let clock = kept.clock;
         let reply = kept.replies.get_mut(key)?;
@@ -105,7 +106,7 @@ impl ReplyCache {
         if n_bytes > self.max_bytes {
             return;
         }
-        let mut kept = self.lock();
+        let mut kept = lock(&self.kept);
         kept.clock += 1;
         let reply = Reply { events: events.into(), n_bytes, last_used: kept.clock };
         if let Some(old) = kept.replies.insert(key, reply) {
@@ -117,10 +118,6 @@ impl ReplyCache {
             let reply = oldest.and_then(|oldest| kept.replies.remove(&oldest)).expect("there is one");
             kept.n_bytes -= reply.n_bytes;
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 

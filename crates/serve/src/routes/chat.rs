@@ -27,13 +27,10 @@ pub async fn completions(State(server): State<Arc<Server>>, request: Request) ->
     let mut request = sampling::request(&mut fields, &server, &call)?;
     request.n_logprobs = logprobs(&mut fields)?;
     let format = ResponseFormat::read(&mut fields)?;
-    let messages = messages(&mut fields)?;
-    let toolbox = toolbox(&mut fields)?;
-    let variables = fields.object("chat_template_kwargs")?.map(Fields::into_map);
+    let conversation = Conversation { format, ..conversation(&mut fields)? };
     let wants_stream = fields.bool("stream")?.unwrap_or(false);
     let wants_usage = stream_usage(&mut fields)?;
     fields.refuse(&["functions", "function_call"])?;
-    let conversation = Conversation { messages, toolbox, format, variables, leaves_turn_closed: false };
 
     let text_model = Arc::clone(&model);
     let (request, tools) = blocking(move || conversation.prepare(&text_model.text, request)).await?;
@@ -72,13 +69,12 @@ pub fn stream_usage(fields: &mut Fields) -> Result<bool, ApiError> {
     }
 }
 
-/// What is asked of a conversation that is only to be written or counted.
+/// Who said what, with which tools at hand.
 pub fn conversation(fields: &mut Fields) -> Result<Conversation, ApiError> {
     Ok(Conversation {
         messages: messages(fields)?,
         toolbox: toolbox(fields)?,
         variables: fields.object("chat_template_kwargs")?.map(Fields::into_map),
-        leaves_turn_closed: fields.bool("add_generation_prompt")? == Some(false),
         ..Conversation::default()
     })
 }

@@ -14,10 +14,11 @@ use serde_json::{Map, Value, json};
 use super::chat;
 use super::embeddings;
 use super::envelope::timings;
-use super::prompts::Prompt;
-use super::sampling::{self, ResponseFormat};
+use super::prompts::{Prompt, token_id};
+use super::sampling::{self, MAX_BIASES, ResponseFormat};
 use super::{Encoder, Reply, blocking, data, json, read, stream};
 use crate::Server;
+use crate::conversation::Conversation;
 use crate::error::{ApiError, Dialect};
 use crate::fields::Fields;
 use crate::model::{Answer, Answers, ServedModel};
@@ -30,8 +31,6 @@ const MAX_PROMPTS: usize = 64;
 const MAX_PROBS: usize = 20;
 /// Fields of an answer that are picked, at most.
 const MAX_FIELDS: usize = 64;
-/// Biased texts and tokens, at most.
-const MAX_BIASES: usize = 1024;
 /// For texts and tokens that must not come.
 const NEVER: f32 = f32::NEG_INFINITY;
 
@@ -105,21 +104,21 @@ pub async fn completion(State(server): State<Arc<Server>>, request: Request) -> 
             .iter()
             .map(|prompt| {
                 let prompt = prompt.tokens(text, AddSpecial::Yes, ParseSpecial::Yes)?;
-                Ok(scheduler::Request { prompt, ..request.clone() })
+                let request = scheduler::Request { prompt, ..request.clone() };
+                Ok((Completion::new(&text_model, &request, wants_stream, shows_tokens, &picked), request))
             })
             .collect::<Result<Vec<_>, ApiError>>()
     })
     .await?;
     let mut replies = Vec::new();
-    for request in requests {
-        let reply = Completion::new(&model, &request, wants_stream, shows_tokens, &picked);
+    for (reply, request) in requests {
         replies.push((reply, model.submit(request, &call.tally).await?));
     }
     if wants_stream {
         let (reply, answers) = replies.pop().expect("one prompt");
         return Ok(stream(
             answers,
-            CompletionStream { reply, shows_timings, tokens: Vec::new(), text: String::new() },
+            CompletionStream { reply, shows_timings, tokens: Vec::new(), has_new_line: false },
         ));
     }
     let mut bodies = Vec::new();
@@ -176,7 +175,7 @@ fn biases(fields: &mut Fields) -> Result<Vec<(Prompt, f32)>, ApiError> {
             };
             let of = match &of {
                 Value::String(text) => Some(Prompt::of_text(text)),
-                id => id.as_u64().and_then(|id| u32::try_from(id).ok()).map(Prompt::of_token),
+                id => token_id(id).map(Prompt::of_token),
             };
             of.zip(bias).ok_or_else(|| wrong.clone())
         })
@@ -212,8 +211,8 @@ impl Completion {
         }
     }
 
-    /// The answer, or the last piece of it. `answer.text` is what is shown, `said` all of it.
-    fn last(&self, idx: usize, answers: &Answers, answer: &Answer, said: &str) -> Value {
+    /// The answer, or the last piece of it; whether all of it has several lines.
+    fn last(&self, idx: usize, answers: &Answers, answer: &Answer, has_new_line: bool) -> Value {
         let is_full = answers.n_prompt + answer.n_generated >= self.model.info.context_len;
         let stop_type = match (answer.reason, &answer.stop_string) {
             (Some(FinishReason::Stop), Some(_)) => "word",
@@ -232,7 +231,7 @@ impl Completion {
             "tokens_evaluated": answers.n_prompt,
             "generation_settings": self.settings,
             "prompt": self.prompt,
-            "has_new_line": said.contains('\n'),
+            "has_new_line": has_new_line,
             "truncated": is_full,
             "stop_type": stop_type,
             "stopping_word": answer.stop_string.as_deref().unwrap_or_default(),
@@ -242,7 +241,7 @@ impl Completion {
     }
 
     fn whole(&self, idx: usize, answers: &Answers, answer: &Answer) -> Value {
-        let mut body = self.last(idx, answers, answer, &answer.text);
+        let mut body = self.last(idx, answers, answer, answer.text.contains('\n'));
         if !answer.logprobs.is_empty() {
             body["completion_probabilities"] = self.probabilities(&answer.logprobs);
         }
@@ -305,8 +304,7 @@ struct CompletionStream {
     shows_timings: bool,
     /// Since the last piece.
     tokens: Vec<u32>,
-    /// All of the answer so far.
-    text: String,
+    has_new_line: bool,
 }
 
 impl Encoder for CompletionStream {
@@ -321,7 +319,7 @@ impl Encoder for CompletionStream {
                 if text.is_empty() && logprob.is_none() {
                     return String::new();
                 }
-                self.text.push_str(&text);
+                self.has_new_line |= text.contains('\n');
                 let mut piece = json!({
                     "index": 0,
                     "content": text,
@@ -340,10 +338,10 @@ impl Encoder for CompletionStream {
                 data(&piece)
             }
             Event::Finished { text, reason, stop_string, n_generated, .. } => {
-                self.text.push_str(&text);
+                self.has_new_line |= text.contains('\n');
                 let answer =
                     Answer { text, reason: Some(reason), stop_string, n_generated, ..Answer::default() };
-                data(&self.reply.last(0, answers, &answer, &self.text))
+                data(&self.reply.last(0, answers, &answer, self.has_new_line))
             }
             Event::Started { .. } | Event::Embedded(_) | Event::Failed(_) => String::new(),
         }
@@ -373,11 +371,17 @@ pub async fn embedding(State(server): State<Arc<Server>>, request: Request) -> R
     Ok(json(&vectors.iter().enumerate().map(describe).collect()))
 }
 
+/// A conversation that is only to be written or counted.
+fn conversation(fields: &mut Fields) -> Result<Conversation, ApiError> {
+    let leaves_turn_closed = fields.bool("add_generation_prompt")? == Some(false);
+    Ok(Conversation { leaves_turn_closed, ..chat::conversation(fields)? })
+}
+
 /// `POST /apply-template`: a conversation as the model's template writes it.
 pub async fn apply_template(State(server): State<Arc<Server>>, request: Request) -> Reply {
     let (mut fields, _) = read(&server, request).await?;
     let model = server.generator(fields.string("model")?.as_deref())?;
-    let conversation = chat::conversation(&mut fields)?;
+    let conversation = conversation(&mut fields)?;
     let prompt = blocking(move || conversation.written(&model.text)).await?;
     Ok(json(&json!({ "prompt": prompt })))
 }
@@ -386,7 +390,7 @@ pub async fn apply_template(State(server): State<Arc<Server>>, request: Request)
 pub async fn count_tokens(State(server): State<Arc<Server>>, request: Request) -> Reply {
     let (mut fields, _) = read(&server, request).await?;
     let model = server.generator(fields.string("model")?.as_deref())?;
-    let conversation = chat::conversation(&mut fields)?;
+    let conversation = conversation(&mut fields)?;
     let n_tokens = blocking(move || conversation.count(&model.text)).await?;
     Ok(json(&json!({ "object": "response.input_tokens", "input_tokens": n_tokens })))
 }

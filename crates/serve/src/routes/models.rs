@@ -8,6 +8,7 @@ use axum::response::Response;
 use edgeward_model::tokenizer::{AddSpecial, ControlTokens, ParseSpecial};
 use serde_json::{Value, json};
 
+use super::prompts::token_id;
 use super::{Reply, json, read};
 use crate::Server;
 use crate::error::ApiError;
@@ -75,8 +76,7 @@ pub async fn detokenize(State(server): State<Arc<Server>>, request: Request) -> 
     let model = server.model(fields.string("model")?.as_deref())?;
     let tokens = fields.value("tokens");
     let tokens = fields.required("tokens", tokens)?;
-    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-    let tokens: Option<Vec<u32>> = tokens.as_array().and_then(|list| list.iter().map(id).collect());
+    let tokens: Option<Vec<u32>> = tokens.as_array().and_then(|list| list.iter().map(token_id).collect());
     let tokens = tokens.ok_or_else(|| fields.error("tokens", "this must be a list of token ids"))?;
     let content = model
         .text

@@ -121,7 +121,8 @@ impl Prompt {
     }
 }
 
-fn token_id(value: &Value) -> Option<u32> {
+/// A token's id in JSON.
+pub fn token_id(value: &Value) -> Option<u32> {
     value.as_u64().and_then(|id| u32::try_from(id).ok())
 }
 

@@ -16,7 +16,7 @@ use crate::text::ModelText;
 /// Stop texts, at most.
 pub const MAX_STOPS: usize = 16;
 /// Biased tokens, at most.
-const MAX_BIASES: usize = 1024;
+pub const MAX_BIASES: usize = 1024;
 /// Answers to one prompt, at most.
 pub const MAX_CHOICES: usize = 128;
 
@@ -37,17 +37,19 @@ pub fn request(fields: &mut Fields, server: &Server, call: &Call) -> Result<Requ
         return Err(fields.error("modalities", "only text is supported").code("unsupported"));
     }
     fields.refuse(&UNSUPPORTED)?;
-    let temperature = fields.number("temperature", 0.0..=100.0)?.or(server.default_temperature);
+    let usual = defaults(server);
     let seed = fields.integer("seed", i64::MIN..=i64::MAX)?.map(|seed| seed as u64).or(server.default_seed);
     let sampling = SamplerOptions {
-        temperature: temperature.unwrap_or(TEMPERATURE),
-        top_k: fields.count("top_k", 0..=usize::MAX)?.unwrap_or(0),
-        top_p: fields.number("top_p", 1e-6..=1.0)?.unwrap_or(TOP_P),
-        min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(MIN_P),
-        repetition_penalty: fields.number("repetition_penalty", 0.01..=100.0)?.unwrap_or(1.0),
-        frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(0.0),
-        presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0),
-        penalty_window: PENALTY_WINDOW,
+        temperature: fields.number("temperature", 0.0..=100.0)?.unwrap_or(usual.temperature),
+        top_k: fields.count("top_k", 0..=usize::MAX)?.unwrap_or(usual.top_k),
+        top_p: fields.number("top_p", 1e-6..=1.0)?.unwrap_or(usual.top_p),
+        min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(usual.min_p),
+        repetition_penalty: fields
+            .number("repetition_penalty", 0.01..=100.0)?
+            .unwrap_or(usual.repetition_penalty),
+        frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(usual.frequency_penalty),
+        presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(usual.presence_penalty),
+        penalty_window: usual.penalty_window,
         logit_bias: logit_bias(fields)?,
         seed: seed.unwrap_or_else(random_seed),
     };

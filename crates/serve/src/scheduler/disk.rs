@@ -246,24 +246,27 @@ impl DiskCache {
             let name = self.seal.name(&parent, tokens);
             if !self.restored.contains_key(&name) {
                 // What is not there, or cannot be read, is computed; `restore` sees to a damaged file.
-                let Some(at) = self.pending.iter().position(|(pending, _)| *pending == name) else { break };
-                let Some(sequence) = self.read(engine, name, parent) else { break };
-                self.pending.remove(at);
-                self.restored.insert(name, sequence.fork());
+                let Some(sequence) = self.take(engine, name, parent) else { break };
                 longest = Some(sequence);
             }
             parent = name;
         }
         let mut found: Vec<Sequence> = longest.into_iter().collect();
-        let ends: Vec<(Name, Name)> =
-            self.pending.iter().filter(|(_, before)| *before == parent).take(MAX_ENDS).copied().collect();
-        for (name, parent) in ends.into_iter().filter(|_| parent != Name::default()) {
-            let Some(sequence) = self.read(engine, name, parent) else { continue };
-            self.pending.retain(|(pending, _)| *pending != name);
-            self.restored.insert(name, sequence.fork());
-            found.push(sequence);
+        if parent != Name::default() {
+            let ends: Vec<(Name, Name)> =
+                self.pending.iter().filter(|(_, before)| *before == parent).take(MAX_ENDS).copied().collect();
+            found.extend(ends.into_iter().filter_map(|(name, parent)| self.take(engine, name, parent)));
         }
         found
+    }
+
+    /// A page that waits to be restored, with all before it.
+    fn take(&mut self, engine: &mut Engine, name: Name, parent: Name) -> Option<Sequence> {
+        let at = self.pending.iter().position(|(pending, _)| *pending == name)?;
+        let sequence = self.read(engine, name, parent)?;
+        self.pending.remove(at);
+        self.restored.insert(name, sequence.fork());
+        Some(sequence)
     }
 
     fn read(&self, engine: &mut Engine, name: Name, parent: Name) -> Option<Sequence> {
