@@ -288,6 +288,13 @@ mod tests {
     }
 
     #[test]
+    fn repetitions_of_repetitions_have_an_end() {
+        let repeated = |n: usize| to_lark(&format!("root ::= \"a\"{}", "*".repeat(n)));
+        assert!(repeated(MAX_DEPTH).is_ok());
+        assert!(repeated(60_000).unwrap_err().contains("too many repetitions"));
+    }
+
+    #[test]
     fn what_is_no_grammar_is_said_by_line() {
         for (source, what) in [
             ("", "no rule \"root\""),
