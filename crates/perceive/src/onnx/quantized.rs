@@ -71,13 +71,9 @@ impl Builder<'_> {
             return Err(Error::unsupported(place, "scales for blocks"));
         }
         if node.op == "QuantizeLinear" {
-            let id = self.tensor_of(item, place)?;
             // Unsigned is the default, and what the zero point of the usual exporters says.
-            let quantization = affine.activation(self.is_unsigned(node.inputs.get(2)), place)?;
-            let result = self.tensor(String::new(), item.shape.clone(), ElementType::I8, place)?;
-            self.quantize(result, quantization);
-            self.push(Op::Quantize, vec![Some(id)], vec![result]);
-            return Ok(Item::active(result, item.shape.clone()));
+            let to = affine.activation(self.is_unsigned(node.inputs.get(2)), place)?;
+            return self.bytes_of(item, to, place);
         }
         match &item.data {
             Data::Active(id) => {
@@ -341,7 +337,7 @@ impl Builder<'_> {
         let (image, weights, by, [from, to]) = match self.qlinear(node, inputs, "a constant image", place)? {
             Qlinear::Floats([image, weights, bias], to) => {
                 let result = self.float_conv(node, &[Some(image), Some(weights), Some(bias)], place)?;
-                return self.bytes_of(&result, &to, place);
+                return self.bytes_of(&result, to, place);
             }
             Qlinear::Bytes { input, weights, by, scales } => (input, weights, by, scales),
         };
@@ -370,7 +366,7 @@ impl Builder<'_> {
         let (rows, weights, by, [from, to]) = match self.qlinear(node, inputs, "constant rows", place)? {
             Qlinear::Floats([rows, weights, _], to) => {
                 let result = self.matmul(&rows, &weights, place)?;
-                return self.bytes_of(&result, &to, place);
+                return self.bytes_of(&result, to, place);
             }
             Qlinear::Bytes { input, weights, by, scales } => (input, weights, by, scales),
         };
@@ -469,10 +465,10 @@ impl Builder<'_> {
     }
 
     /// Floats as bytes.
-    fn bytes_of(&mut self, item: &Item, to: &Quantization, place: &str) -> Result<Item, Error> {
+    fn bytes_of(&mut self, item: &Item, to: Quantization, place: &str) -> Result<Item, Error> {
         let id = self.tensor_of(item, place)?;
         let result = self.tensor(String::new(), item.shape.clone(), ElementType::I8, place)?;
-        self.quantize(result, to.clone());
+        self.quantize(result, to);
         self.push(Op::Quantize, vec![Some(id)], vec![result]);
         Ok(Item::active(result, item.shape.clone()))
     }

@@ -31,6 +31,8 @@ pub struct Clip {
     window: Vec<f64>,
     fft: Fft,
     bands: Vec<Band>,
+    /// Of the cosine transform, for each coefficient.
+    cosines: [[f64; N_BANDS]; N_COEFFICIENTS],
 }
 
 impl Clip {
@@ -48,6 +50,7 @@ impl Clip {
         }
         let [frame_len, stride] = [FRAME_MS.0, FRAME_MS.1].map(|ms| sample_rate as usize * ms / 1000);
         let fft_len = frame_len.next_power_of_two();
+        let cosine = |k: usize, i: usize| (PI / N_BANDS as f64 * (i as f64 + 0.5) * k as f64).cos();
         let value = |i: usize| 0.5 - 0.5 * (2.0 * PI * i as f64 / (frame_len - 1) as f64).cos();
         Some(Clip {
             frame_len,
@@ -55,6 +58,7 @@ impl Clip {
             window: (0..frame_len).map(value).collect(),
             fft: Fft::new(fft_len),
             bands: bands(fft_len / 2 + 1, f64::from(sample_rate) / 2.0, EDGES),
+            cosines: std::array::from_fn(|k| std::array::from_fn(|i| cosine(k, i))),
         })
     }
 
@@ -69,7 +73,7 @@ impl Clip {
             loudness.push(10.0 * (spectrum.iter().sum::<f64>() + FLOOR).log10());
             let logs: Vec<f64> =
                 self.bands.iter().map(|band| (energy(&spectrum, band) + FLOOR).ln()).collect();
-            frames.push(std::array::from_fn(|k| cosine(&logs, k)));
+            frames.push(std::array::from_fn(|k| cosine(&logs, &self.cosines[k]) * orthonormal(k)));
         }
         let loudest = loudness.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let is_loud = |frame: &f64| *frame > loudest - SILENT;
@@ -95,12 +99,14 @@ impl Clip {
     }
 }
 
-/// Coefficient `k` of the orthonormal cosine transform.
-fn cosine(logs: &[f64], k: usize) -> f64 {
+fn cosine(logs: &[f64], cosines: &[f64; N_BANDS]) -> f64 {
+    logs.iter().zip(cosines).map(|(x, cosine)| x * cosine).sum()
+}
+
+/// What makes coefficient `k` of the cosine transform that of the orthonormal one.
+fn orthonormal(k: usize) -> f64 {
     let n = N_BANDS as f64;
-    let sum: f64 =
-        logs.iter().enumerate().map(|(i, x)| x * (PI / n * (i as f64 + 0.5) * k as f64).cos()).sum();
-    sum * if k == 0 { (1.0 / n).sqrt() } else { (2.0 / n).sqrt() }
+    if k == 0 { (1.0 / n).sqrt() } else { (2.0 / n).sqrt() }
 }
 
 #[cfg(test)]

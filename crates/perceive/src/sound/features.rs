@@ -108,7 +108,7 @@ pub(super) struct Band {
 }
 
 /// HTK's scale of pitch.
-pub(super) fn mel(hertz: f64) -> f64 {
+fn mel(hertz: f64) -> f64 {
     1127.0 * (hertz / 700.0).ln_1p()
 }
 

@@ -186,15 +186,14 @@ impl<'a, const N: usize> Vector<'a, N> {
     }
 
     /// Its bytes, counted as read.
-    pub fn spent<'r>(&self, reader: &'r Reader<'_>) -> Result<&'r [u8], Damage> {
-        reader.spend(self.len * N)?;
-        Ok(&reader.bytes[self.range()])
+    pub fn spent(&self) -> Result<&'a [u8], Damage> {
+        self.reader.spend(self.len * N)?;
+        Ok(&self.reader.bytes[self.range()])
     }
 
     /// All elements.
     pub fn elements(&self) -> Result<Vec<[u8; N]>, Damage> {
-        self.reader.spend(self.len * N)?;
-        Ok(self.reader.bytes[self.range()].as_chunks().0.to_vec())
+        Ok(self.spent()?.as_chunks().0.to_vec())
     }
 }
 

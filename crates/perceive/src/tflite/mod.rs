@@ -46,7 +46,7 @@ pub fn read(file: Arc<[u8]>) -> Result<Graph, Error> {
     for (idx, table) in
         graph.vector::<4>(0).and_then(|v| v.tables()).map_err(at("tensors"))?.iter().enumerate()
     {
-        tensors.push(tensor(&file, &reader, table, &buffers, idx)?);
+        tensors.push(tensor(&file, table, &buffers, idx)?);
     }
     let ids = |ids: Vec<i32>, place: &str| -> Result<Vec<usize>, Error> {
         let id = |id: i32| usize::try_from(id).ok().filter(|id| *id < tensors.len());
@@ -96,20 +96,14 @@ pub fn metadata(file: &[u8], name: &str) -> Result<Option<String>, Error> {
         }
         let buffer = entry.u32(1, 0).map_err(at)? as usize;
         let buffer = buffers.get(buffer).ok_or_else(|| at(format!("there is no buffer {buffer}")))?;
-        let bytes = buffer.vector::<1>(0).and_then(|data| data.spent(&reader)).map_err(at)?;
+        let bytes = buffer.vector::<1>(0).and_then(|data| data.spent()).map_err(at)?;
         let text = str::from_utf8(bytes).map_err(|_| at(format!("{name} is no text")))?;
         return Ok(Some(text.to_owned()));
     }
     Ok(None)
 }
 
-fn tensor(
-    file: &Arc<[u8]>,
-    reader: &Reader<'_>,
-    table: &Table<'_>,
-    buffers: &[Table<'_>],
-    idx: usize,
-) -> Result<Tensor, Error> {
+fn tensor(file: &Arc<[u8]>, table: &Table<'_>, buffers: &[Table<'_>], idx: usize) -> Result<Tensor, Error> {
     let place = || format!("tensor {idx}");
     let damaged = |damage: String| Error::malformed(place(), damage);
     let name = table.string(3).map_err(damaged)?;
@@ -123,7 +117,8 @@ fn tensor(
     let shape: Option<Vec<usize>> =
         dims.i32s().map_err(damaged)?.into_iter().map(|dim| usize::try_from(dim).ok()).collect();
     let shape = shape.ok_or_else(|| damaged("a dimension is negative".into()))?;
-    let element_type = match table.u8(1, 0).map_err(damaged)? {
+    let kind = table.u8(1, 0).map_err(damaged)?;
+    let element_type = match kind {
         // Half precision: of weights, made floats below.
         0 | 1 => ElementType::F32,
         2 => ElementType::I32,
@@ -149,8 +144,7 @@ fn tensor(
     if buffer.u64(1, 0).map_err(damaged)? > 1 {
         return Err(Error::unsupported(place(), "data outside of its buffer"));
     }
-    let is_half = table.u8(1, 0).map_err(damaged)? == 1;
-    let constant = if is_half {
+    let constant = if kind == 1 {
         if data.len() == 0 {
             return Err(Error::unsupported(place(), "activations of type float16"));
         }
@@ -158,7 +152,7 @@ fn tensor(
             return Err(damaged(format!("its shape {shape:?} does not fit its {} bytes", data.len())));
         }
         // Counts, as many tensors may share these bytes.
-        let halves = data.spent(reader).map_err(damaged)?.as_chunks().0;
+        let halves = data.spent().map_err(damaged)?.as_chunks().0;
         let floats: Vec<f32> = halves.iter().map(|bytes| half::f16::from_le_bytes(*bytes).to_f32()).collect();
         Some(Constant::of_f32s(&floats))
     } else if data.len() == 0 {

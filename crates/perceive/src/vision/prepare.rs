@@ -76,17 +76,23 @@ impl Preparation {
                 return Err(Error::Mismatch { what });
             }
         };
-        let image = if n_channels == 1 { image.to_grey() } else { image.to_rgb() };
+        let converted;
+        let image = if image.n_channels() == n_channels {
+            image
+        } else {
+            converted = if n_channels == 1 { image.to_grey() } else { image.to_rgb() };
+            &converted
+        };
         let (low, high) = self.range.unwrap_or_else(|| natural_range(port));
-        let placement = self.place(&image, width, height);
+        let placement = self.place(image, width, height);
         let mut values = match self.fit {
-            Fit::Stretch => resize::resize(&image, width, height, self.resizing),
+            Fit::Stretch => resize::resize(image, width, height, self.resizing),
             Fit::Crop => {
                 let Placement { x, y, width: w, height: h } = placement;
                 let part = image.crop(x as usize, y as usize, w as usize, h as usize);
                 resize::resize(&part, width, height, self.resizing)
             }
-            Fit::Pad => self.pad(&image, width, height),
+            Fit::Pad => self.pad(image, width, height),
         };
         for value in &mut values {
             *value = low + *value / 255.0 * (high - low);

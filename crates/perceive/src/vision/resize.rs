@@ -212,8 +212,11 @@ fn tensorflow(image: &Image, width: usize, height: usize, how: Resizing) -> Vec<
     let (columns, rows) = (taps(image.width, width), taps(image.height, height));
     let n = image.n_channels;
     // Every row that is looked at, in its new width: first along rows, as TensorFlow's bilinear does.
+    let mut is_seen = vec![false; image.height];
+    rows.iter().for_each(|tap| is_seen[tap.first..][..tap.weights.len()].fill(true));
     let mut wide = vec![0f32; image.height * width * n];
-    for (row, wide) in image.data.chunks_exact(image.width * n).zip(wide.chunks_exact_mut(width * n)) {
+    let both = image.data.chunks_exact(image.width * n).zip(wide.chunks_exact_mut(width * n));
+    for ((row, wide), _) in both.zip(is_seen).filter(|(_, is_seen)| *is_seen) {
         for (tap, pixel) in columns.iter().zip(wide.chunks_exact_mut(n)) {
             for (channel, value) in pixel.iter_mut().enumerate() {
                 let pixels = row[tap.first * n + channel..].iter().step_by(n);
