@@ -329,7 +329,9 @@ impl<'a> Compressor<'a> {
             precision: Precision::Exact,
             ..EngineOptions::default()
         };
-        Ok(Engine::new(self.teacher, options)?)
+        let engine = Engine::new(self.teacher, options)?;
+        self.teacher.release_all();
+        Ok(engine)
     }
 
     /// The same with all matrices of the teacher in eight bits ([`Compressor::place_teacher`]).

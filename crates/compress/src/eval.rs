@@ -311,6 +311,7 @@ impl Teacher {
         cancel: &CancelToken,
         watch: &mut dyn FnMut(usize, usize),
     ) -> Result<(), Error> {
+        model.release_all();
         let mut streams = Vec::new();
         for idx in 0..windows.len() {
             streams.push(self.engine.embed(&self.own_tokens(&windows.window(idx)))?);

@@ -227,8 +227,6 @@ impl Loader<'_> {
         if !all_finite(dtype, tensor.data) {
             return Err(bad(&tensor, "it holds a value that is not a finite number"));
         }
-        // Whoever goes layer by layer shall not have all of the file in memory because of this look at it.
-        self.model.release(&tensor);
         let bytes = TensorBytes::new(self.model, slot);
         let matrix = FloatMatrix::new(dtype, n_rows, n_cols, Arc::new(bytes));
         matrix.map(Matrix::Float).ok_or_else(|| bad(&tensor, "its bytes do not match its shape"))

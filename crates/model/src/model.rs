@@ -139,6 +139,12 @@ impl Model {
         }
     }
 
+    /// The same of all tensors, though they are read where they are: for whoever needs one layer after the other, and not the
+    /// whole model at once.
+    pub fn release_all(&self) {
+        self.tensors().for_each(|(_, tensor)| self.release(&tensor));
+    }
+
     /// Where to look for the tokenizer and the chat template.
     pub fn source(&self) -> Source<'_> {
         match &self.files {
