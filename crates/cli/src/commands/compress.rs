@@ -7,7 +7,8 @@ mod temporary;
 mod vocabulary;
 mod work;
 
-use std::fs::{self, File};
+use std::cell::OnceCell;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,7 +28,7 @@ use crate::commands::eval::load_tasks;
 use crate::device::{self, DeviceProfile};
 use crate::engine_args;
 use crate::output::{self, Align, Table};
-use crate::store::{self, Progress, Verbosity, human_bytes};
+use crate::store::{Progress, Verbosity, human_bytes};
 use budget::Preset;
 use samples::{PROMPTS, Samples};
 use temporary::Temporary;
@@ -299,6 +300,7 @@ pub fn run(args: &Args, verbosity: Verbosity) -> crate::Outcome {
             n_examples: args.examples,
             prompts: if args.samples.is_empty() { &prompts } else { &args.samples },
             n_threads,
+            before: OnceCell::new(),
         },
     };
     let outcome = job.make_all(&mut watch);
@@ -512,12 +514,7 @@ fn read_text(path: &Path) -> Result<String, String> {
 }
 
 fn file_id(path: &Path) -> Result<FileId, String> {
-    let failed = |error| format!("could not read {}: {error}", path.display());
-    Ok(FileId {
-        name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        sha256: File::open(path).and_then(store::sha256).map_err(failed)?.0.to_hex(),
-        size_bytes: fs::metadata(path).map_err(failed)?.len(),
-    })
+    super::file_id(path).map_err(|error| format!("could not read {}: {error}", path.display()))
 }
 
 #[cfg(test)]

@@ -20,3 +20,18 @@ pub mod see;
 pub mod serve;
 pub mod tokenize;
 pub mod watch;
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use edgeward_compress::certificate::FileId;
+
+use crate::store;
+
+/// What certificates call a file.
+fn file_id(path: &Path) -> io::Result<FileId> {
+    let (sha256, size_bytes) = store::sha256(File::open(path)?)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(FileId { name, sha256: sha256.to_hex(), size_bytes })
+}

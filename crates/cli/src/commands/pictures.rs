@@ -15,8 +15,8 @@ use crate::Outcome;
 const MAX_FILE_BYTES: u64 = 256 << 20;
 /// Files of a folder.
 const MAX_IMAGES: usize = 1_000_000;
-/// Names that end so are taken from a folder.
-const EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "bmp"];
+/// Names of images end so.
+pub(super) const EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "bmp"];
 
 /// How images become a network's input.
 #[derive(clap::Args)]
@@ -116,6 +116,11 @@ pub(super) fn files(folder: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, 
     Ok(paths)
 }
 
+/// Whether a file's name ends in one of `extensions`.
+pub(super) fn ends_in(path: &Path, extensions: &[&str]) -> bool {
+    path.extension().is_some_and(|e| extensions.iter().any(|known| e.eq_ignore_ascii_case(known)))
+}
+
 fn collect(folder: &Path, extensions: &[&str], paths: &mut Vec<PathBuf>) -> Outcome {
     let named = |error: io::Error| FileError::new(folder, error);
     let mut entries: Vec<fs::DirEntry> =
@@ -126,10 +131,7 @@ fn collect(folder: &Path, extensions: &[&str], paths: &mut Vec<PathBuf>) -> Outc
         // Links to folders are not followed: they may lead in circles.
         if entry.file_type().map_err(named)?.is_dir() {
             collect(&path, extensions, paths)?;
-        } else if path
-            .extension()
-            .is_some_and(|e| extensions.iter().any(|known| e.eq_ignore_ascii_case(known)))
-        {
+        } else if ends_in(&path, extensions) {
             paths.push(path);
         }
         if paths.len() > MAX_IMAGES {

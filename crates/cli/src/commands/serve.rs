@@ -276,20 +276,21 @@ fn loader(args: &Arc<Args>, template: Option<String>, verbosity: Verbosity) -> L
         let path = Store::open().and_then(|store| store.resolve(name, &mut progress));
         let path = path.map_err(|error| refused(error.into()))?;
         // An encoder's weights stay in their file.
-        if !EncoderModel::is_at(&path) {
-            let model = Model::load(&path).map_err(|error| refused(error.into()))?;
-            let kv_type = engine_args::kv_type(args.engine.kv, model.gguf());
-            let budget = engine_args::budget(Some(PAGE_LEN), kv_type);
-            let estimate = MemoryEstimate::new(model.config(), model.file_bytes(), &budget);
-            if let (Some(false), Some(free_bytes)) = (estimate.fits, estimate.available_bytes) {
-                return Err(LoadFailure::NoRoom(format!(
-                    "the model needs {} of memory and {} are free: unload another, or let `make_room` do it",
-                    human_bytes(estimate.total_bytes),
-                    human_bytes(free_bytes)
-                )));
-            }
+        if EncoderModel::is_at(&path) {
+            return start_encoder(&args, name, &path).map_err(refused);
         }
-        start_model(&args, name, template.as_deref(), &mut progress).map_err(refused)
+        let model = Arc::new(Model::load(&path).map_err(|error| refused(error.into()))?);
+        let kv_type = engine_args::kv_type(args.engine.kv, model.gguf());
+        let budget = engine_args::budget(Some(PAGE_LEN), kv_type);
+        let estimate = MemoryEstimate::new(model.config(), model.file_bytes(), &budget);
+        if let (Some(false), Some(free_bytes)) = (estimate.fits, estimate.available_bytes) {
+            return Err(LoadFailure::NoRoom(format!(
+                "the model needs {} of memory and {} are free: unload another, or let `make_room` do it",
+                human_bytes(estimate.total_bytes),
+                human_bytes(free_bytes)
+            )));
+        }
+        start_generator(&args, name, &model, template.as_deref(), &mut progress).map_err(refused)
     })
 }
 
@@ -303,9 +304,19 @@ fn start_model(
     if EncoderModel::is_at(&path) {
         return start_encoder(args, name, &path);
     }
-    let model = Arc::new(Model::load(&path)?);
-    let text = ModelText::new(&model, template_source.map(template).transpose()?)?;
-    let engine = args.engine.engine(&model, progress)?;
+    start_generator(args, name, &Arc::new(Model::load(&path)?), template_source, progress)
+}
+
+/// A model that answers.
+fn start_generator(
+    args: &Args,
+    name: &str,
+    model: &Arc<Model>,
+    template_source: Option<&str>,
+    progress: &mut Progress,
+) -> Result<ServedModel, Box<dyn std::error::Error>> {
+    let text = ModelText::new(model, template_source.map(template).transpose()?)?;
+    let engine = args.engine.engine(model, progress)?;
     let config = model.config();
     let info = ModelInfo {
         name: public_name(name),
@@ -336,7 +347,7 @@ fn start_model(
             let room = (page_bytes, limits.cache_bytes / page_bytes);
             let max_bytes = u64::from(args.disk_cache_size) << 20;
             let key_path = Store::open()?.cache_key_path();
-            Some(DiskCache::open(dir, &key_path, disk::model_id(&model, &engine), max_bytes, room)?)
+            Some(DiskCache::open(dir, &key_path, disk::model_id(model, &engine), max_bytes, room)?)
         }
     };
     Ok(ServedModel::start(info, text, engine, limits, disk)?)

@@ -115,20 +115,16 @@ pub fn run(args: &Args) -> Outcome {
         return Err(FileError::new(path, "it was not learnt from tables").into());
     }
     for path in &args.files {
-        if path.as_os_str() == "-" {
-            let source = io::stdin().lock();
-            match &fitted {
-                Some(fitted) => tell(args, fitted, path, source)?,
-                None => watch(args, path, source)?,
-            }
+        let source: Box<dyn BufRead> = if path.as_os_str() == "-" {
+            Box::new(io::stdin().lock())
         } else {
             let file = File::open(path)
                 .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
-            let source = BufReader::new(file);
-            match &fitted {
-                Some(fitted) => tell(args, fitted, path, source)?,
-                None => watch(args, path, source)?,
-            }
+            Box::new(BufReader::new(file))
+        };
+        match &fitted {
+            Some(fitted) => tell(args, fitted, path, source)?,
+            None => watch(args, path, source)?,
         }
     }
     Ok(())
@@ -162,14 +158,14 @@ fn tell(args: &Args, fitted: &Fitted, path: &Path, source: impl BufRead) -> Outc
                 told.number = Some(number);
                 format!("{name} {number:.3}")
             }
-            Answer::Class(names) => {
-                let probabilities = fitted.learner.probabilities(&features);
-                let class = fitted.learner.class(&features);
+            Answer::Class(_) => {
+                let likeliest = fit::classes(fitted, &features, 1).expect("classes were learnt");
+                let (class, label, probability) = likeliest[0];
                 if before.replace(class) == Some(class) {
                     continue;
                 }
-                (told.label, told.probability) = (Some(names[class].as_str()), Some(probabilities[class]));
-                format!("{} ({:.2})", names[class], probabilities[class])
+                (told.label, told.probability) = (Some(label), Some(probability));
+                format!("{label} ({probability:.2})")
             }
         };
         if args.json {

@@ -10,9 +10,7 @@ use std::ops::ControlFlow;
 use edgeward_perceive::{Graph, tflite};
 
 use super::train::{self, Answers, Error, Lesson, Loss, Step, train};
-use super::{
-    Agreement, Method, Options, PruneOptions, Scales, calibrate, multiplications, prune, quantize_with,
-};
+use super::{Agreement, Method, Options, PruneOptions, Scales, calibrate, prune, quantize_with};
 
 /// The share of a plan's epochs that each round of pruning is followed by, and that eight bits are learnt in.
 const REPAIR_SHARE: f64 = 0.25;
@@ -165,12 +163,5 @@ impl Plan {
     /// Taught by `loss` alone, to this share of the multiplications, in eight bits.
     pub fn new(prune_to: f64, loss: Loss) -> Plan {
         Plan { prune_to, training: train::Options::new(loss), eight_bits: true, input_range: None }
-    }
-}
-
-impl Distilled {
-    /// Multiplications of a run.
-    pub fn multiplications(&self) -> u64 {
-        multiplications(&self.float)
     }
 }

@@ -29,9 +29,15 @@ pub use prune::{Options as PruneOptions, multiplications, prune};
 pub use quantize::{Options, Scales, quantize, quantize_with};
 pub use statistics::{Method, Statistics, calibrate};
 
+use edgeward_perceive::graph::Op;
 use edgeward_perceive::{Error, Graph, Network};
 
 /// Runs `graph` with the best instructions of this processor.
+/// Whether an operator only computes shapes, which are known.
+fn is_of_shapes(op: &Op) -> bool {
+    matches!(op, Op::Shape | Op::StridedSlice { .. } | Op::Pack { .. })
+}
+
 fn network(graph: &Graph) -> Result<Network, Error> {
     Network::new(graph, &edgeward_perceive::Options::default())
 }

@@ -10,7 +10,7 @@ use edgeward_perceive::graph::{Activation, Constant, ElementType, Node, Op, Quan
 use edgeward_perceive::{Error, Graph};
 
 use super::statistics::{Method, Statistics};
-use super::{answer, network};
+use super::{answer, is_of_shapes, network};
 
 /// How a network is brought to eight bits.
 #[derive(Clone, Debug, PartialEq)]
@@ -193,7 +193,7 @@ fn activation_scales(
                 input()?;
                 Some(Quantization { scales: vec![1.0 / 256.0], zeros: vec![-128], axis: 0 })
             }
-            Op::Shape | Op::StridedSlice { .. } | Op::Pack { .. } => None,
+            op if is_of_shapes(op) => None,
             _ => return Err(refused("an operator that has no eight-bit form here")),
         };
     }

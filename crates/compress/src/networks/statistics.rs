@@ -1,9 +1,9 @@
 //! What a network's activations are like on examples, and which range of them eight bits should cover.
 
-use edgeward_perceive::graph::{ElementType, Op, TensorId};
+use edgeward_perceive::graph::{ElementType, TensorId};
 use edgeward_perceive::{Error, Graph};
 
-use super::{answer, network};
+use super::{answer, is_of_shapes, network};
 
 /// Bins of a histogram. A clipped range is found to within a thousandth of the whole.
 const N_BINS: usize = 2048;
@@ -93,10 +93,7 @@ pub fn calibrate(graph: &Graph, examples: &[Vec<Vec<f32>>]) -> Result<Statistics
 
 /// Floats that nodes compute.
 fn activations(graph: &Graph) -> Vec<TensorId> {
-    let computed = graph
-        .nodes
-        .iter()
-        .filter(|node| !matches!(node.op, Op::Shape | Op::StridedSlice { .. } | Op::Pack { .. }));
+    let computed = graph.nodes.iter().filter(|node| !is_of_shapes(&node.op));
     let ids = computed.flat_map(|node| node.outputs.iter().copied());
     ids.filter(|id| graph.tensors[*id].element_type == ElementType::F32).collect()
 }

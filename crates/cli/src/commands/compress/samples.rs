@@ -1,5 +1,6 @@
 //! What people look at first: answers before and after, and scores of tasks.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use edgeward_compress::certificate::{Answer, TaskRecord};
@@ -36,7 +37,12 @@ pub struct Samples<'a> {
     pub n_examples: Option<u32>,
     pub prompts: &'a [String],
     pub n_threads: usize,
+    /// What the teacher said, once it has been asked: the same for every result.
+    pub before: OnceCell<Said>,
 }
+
+/// Scores of the tasks, and answers to the prompts.
+type Said = (Vec<TaskSummary>, Vec<String>);
 
 impl Samples<'_> {
     /// Asks the teacher and the result.
@@ -47,16 +53,24 @@ impl Samples<'_> {
         cancel: &CancelToken,
         watch: &mut dyn FnMut(Step),
     ) -> Outcome<(Vec<TaskRecord>, Vec<Answer>)> {
-        give_back_freed();
-        let before = self.ask_one(teacher, "asking the teacher", cancel, watch)?;
-        give_back_freed();
+        let before = match self.before.get() {
+            Some(before) => before,
+            None => {
+                let said = self.ask_one(teacher, "asking the teacher", cancel, watch)?;
+                self.before.get_or_init(|| said)
+            }
+        };
         let after = self.ask_one(result, "asking the result", cancel, watch)?;
-        let tasks = self.tasks.iter().zip(before.0.into_iter().zip(after.0));
         let tasks =
-            tasks.map(|((name, _), (before, after))| TaskRecord { name: name.clone(), before, after });
-        let answers = self.prompts.iter().zip(before.1.into_iter().zip(after.1));
+            self.tasks.iter().zip(before.0.iter().zip(after.0)).map(|((name, _), (before, after))| {
+                TaskRecord { name: name.clone(), before: before.clone(), after }
+            });
         let answers =
-            answers.map(|(prompt, (before, after))| Answer { prompt: prompt.clone(), before, after });
+            self.prompts.iter().zip(before.1.iter().zip(after.1)).map(|(prompt, (before, after))| Answer {
+                prompt: prompt.clone(),
+                before: before.clone(),
+                after,
+            });
         Ok((tasks.collect(), answers.collect()))
     }
 
@@ -66,7 +80,8 @@ impl Samples<'_> {
         what: &'static str,
         cancel: &CancelToken,
         watch: &mut dyn FnMut(Step),
-    ) -> Outcome<(Vec<TaskSummary>, Vec<String>)> {
+    ) -> Outcome<Said> {
+        give_back_freed();
         let engine = || -> Result<Engine, edgeward_engine::Error> {
             let options = EngineOptions {
                 n_threads: self.n_threads,
@@ -101,14 +116,16 @@ impl Samples<'_> {
         }
         drop(conversation);
         let mut summaries = Vec::new();
-        let mut engine = engine()?;
-        for (_, task) in self.tasks {
-            let mut scores = TaskScores::default();
-            for idx in 0..n_asked(task) {
-                tell();
-                task.ask(idx, &mut engine, asked.tokenizer, cancel, &mut scores)?;
+        if !self.tasks.is_empty() {
+            let mut engine = engine()?;
+            for (_, task) in self.tasks {
+                let mut scores = TaskScores::default();
+                for idx in 0..n_asked(task) {
+                    tell();
+                    task.ask(idx, &mut engine, asked.tokenizer, cancel, &mut scores)?;
+                }
+                summaries.push(scores.summary());
             }
-            summaries.push(scores.summary());
         }
         watch(Step { what, n_done: n_all, n_all });
         Ok((summaries, answers))

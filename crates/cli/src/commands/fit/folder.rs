@@ -10,11 +10,10 @@ use edgeward_perceive::vision::features;
 
 use super::Examples;
 use crate::commands::net::FileError;
-use crate::commands::pictures::{files, load};
+use crate::commands::pictures::{EXTENSIONS, files, load};
 use crate::store::Progress;
 
-/// Names of images and of recordings end so.
-const IMAGES: [&str; 4] = ["png", "jpg", "jpeg", "bmp"];
+/// Names of recordings end so.
 const SOUNDS: [&str; 1] = ["wav"];
 /// Parts of a name are separated so.
 const SEPARATOR: char = '_';
@@ -28,12 +27,12 @@ pub(super) fn read(
     like: Option<&Input>,
     progress: &Progress,
 ) -> Result<Examples, Box<dyn std::error::Error>> {
-    let (images, sounds) = (files(folder, &IMAGES)?, files(folder, &SOUNDS)?);
+    let (images, sounds) = (files(folder, &EXTENSIONS)?, files(folder, &SOUNDS)?);
     let (paths, input) = match (images.is_empty(), sounds.is_empty()) {
         (false, true) => (images, Input::Image),
         (true, false) => (sounds, Input::Sound),
         (true, true) => {
-            let kinds = [&IMAGES[..], &SOUNDS].concat().join(", ");
+            let kinds = [&EXTENSIONS[..], &SOUNDS].concat().join(", ");
             return Err(
                 FileError::new(folder, format!("there are no images and no recordings ({kinds})")).into()
             );

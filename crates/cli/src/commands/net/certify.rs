@@ -1,15 +1,14 @@
 //! The certificate of a network that `net compress` or `net distill` has made.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use edgeward_compress::certificate::FileId;
 use edgeward_compress::networks::certificate::{Certificate, Figures, InputsRecord, Origin};
 use edgeward_compress::networks::{Agreement, multiplications};
 use edgeward_perceive::{Graph, tflite};
 
 use super::FileError;
 use super::examples::Examples;
+use crate::commands::file_id;
 use crate::store;
 
 /// What a certificate says about its making.
@@ -36,7 +35,7 @@ pub(super) fn write(
 ) -> Result<u64, Box<dyn std::error::Error>> {
     let named = |error: edgeward_perceive::Error| FileError::new(output, error);
     after.size_bytes = tflite::write(result).map_err(named)?.len() as u64;
-    let teacher = file_id(making.teacher)?;
+    let teacher = file_id(making.teacher).map_err(|error| FileError::new(making.teacher, error))?;
     before.size_bytes = teacher.size_bytes;
     let (seen, kept) = making.examples.split();
     let numbers = making.examples.values.iter().flatten().flatten();
@@ -64,11 +63,4 @@ pub(super) fn write(
 /// What is known of a network without running it.
 pub(super) fn figures(graph: &Graph, us_per_run: Option<f64>, accuracy: Option<f64>) -> Figures {
     Figures { size_bytes: 0, multiplications: multiplications(graph), us_per_run, accuracy }
-}
-
-fn file_id(path: &Path) -> Result<FileId, FileError> {
-    let named = |error: std::io::Error| FileError::new(path, error);
-    let (sha256, size_bytes) = File::open(path).and_then(store::sha256).map_err(named)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(FileId { name, sha256: sha256.to_hex(), size_bytes })
 }

@@ -14,9 +14,6 @@ use crate::commands::pictures::PictureArgs;
 use crate::output::{self, print_line};
 use crate::store::{Progress, Verbosity, human_bytes};
 
-/// What black and white are to a network of floats, unless that is said.
-const USUAL_RANGE: (f32, f32) = (0.0, 1.0);
-
 /// Bring a float network to eight bits
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -116,7 +113,7 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     let (seen, kept) = (pick(seen), pick(kept));
     progress.note(&format!("Calibrating on {} inputs, comparing on {}", seen.len(), kept.len()));
     let statistics = calibrate(&graph, &seen).map_err(named)?;
-    let input_range = examples.are_images.then(|| args.pictures.range.unwrap_or(USUAL_RANGE));
+    let input_range = examples.input_range(&args.pictures);
     let methods = match args.method {
         MethodArg::Best => vec![MethodArg::MinMax, MethodArg::Percentile, MethodArg::LeastSquares],
         one => vec![one],

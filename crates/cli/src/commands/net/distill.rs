@@ -19,8 +19,6 @@ use crate::commands::see::labels;
 use crate::output::{self, Align, Table};
 use crate::store::{Progress, Verbosity};
 
-/// What black and white are to a network of floats, unless that is said.
-const USUAL_RANGE: (f32, f32) = (0.0, 1.0);
 /// For how long each network's speed is measured.
 const MEASURED: Duration = Duration::from_millis(300);
 
@@ -205,7 +203,7 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
             seed: args.seed,
         },
         eight_bits: !args.float,
-        input_range: all.are_images.then(|| args.pictures.range.unwrap_or(USUAL_RANGE)),
+        input_range: all.input_range(&args.pictures),
     };
     let mut shown = None;
     let mut watch = |phase: Phase, step: Step| {
@@ -225,17 +223,19 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
 
     let mut networks = vec![("teacher", &teacher), ("student", &made.float)];
     networks.extend(made.eight_bits.as_ref().map(|graph| ("eight bits", graph)));
-    let mut rows = Vec::new();
+    let (mut rows, mut agreements) = (Vec::new(), Vec::new());
     for (name, graph) in &networks {
-        let row = measure(name, graph, &teacher, (&kept, kept_classes.as_deref()), args);
-        rows.push(row.map_err(|error| FileError::new(&args.file, error))?);
+        let agreement = Agreement::measure(&teacher, graph, &kept).map_err(named)?;
+        let row = measure(name, graph, &agreement, (&kept, kept_classes.as_deref()), args);
+        rows.push(row.map_err(named)?);
+        agreements.push(agreement);
     }
     let (_, result) = networks.last().expect("a teacher and a student");
     let making = certify::Making {
         command: args.command(),
         teacher: &args.file,
         examples: &all,
-        agreement: &Agreement::measure(&teacher, result, &kept).map_err(named)?,
+        agreement: agreements.last().expect("one for each network"),
         isa: args.network.options(1).isa.name(),
     };
     let figures = [0, rows.len() - 1]
@@ -275,15 +275,14 @@ fn classes(
     Ok(Some(examples.pick(classes)))
 }
 
-/// A network beside the teacher.
+/// A network that agrees with its teacher so far.
 fn measure(
     name: &'static str,
     graph: &Graph,
-    teacher: &Graph,
+    agreement: &Agreement,
     (kept, classes): (&[Vec<Vec<f32>>], Option<&[usize]>),
     args: &Args,
 ) -> Result<Row, edgeward_perceive::Error> {
-    let agreement = Agreement::measure(teacher, graph, kept)?;
     let mut network = Network::new(graph, &args.network.options(1))?;
     let times = bench::measure(&mut network, MEASURED)?;
     Ok(Row {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use edgeward_perceive::Network;
 
 use super::FileError;
-use crate::commands::pictures::{PictureArgs, load, paths};
+use crate::commands::pictures::{EXTENSIONS, PictureArgs, ends_in, load, paths};
 
 /// Bytes of the largest file of numbers.
 const MAX_FILE_BYTES: u64 = 1 << 30;
@@ -20,7 +20,7 @@ pub(super) struct Examples {
     /// The folder in which each image lies, by name; of numbers there is none.
     pub(super) folders: Vec<String>,
     /// Whether they were images.
-    pub(super) are_images: bool,
+    are_images: bool,
     /// How many there were before some were taken.
     pub(super) n_before: usize,
 }
@@ -28,7 +28,15 @@ pub(super) struct Examples {
 /// One example of so many is kept to compare on.
 const HELD_OUT: usize = 4;
 
+/// What black and white are to a network of floats, unless that is said.
+const USUAL_RANGE: (f32, f32) = (0.0, 1.0);
+
 impl Examples {
+    /// What black and white are to the network; of numbers nothing is known.
+    pub(super) fn input_range(&self, pictures: &PictureArgs) -> Option<(f32, f32)> {
+        self.are_images.then(|| pictures.range.unwrap_or(USUAL_RANGE))
+    }
+
     /// Which of them are to be learnt from, and which are kept to compare on: of too few, all are both.
     pub(super) fn split(&self) -> (Vec<usize>, Vec<usize>) {
         let all = 0..self.values.len();
@@ -65,7 +73,7 @@ pub(super) fn read(
     pictures: &PictureArgs,
     n: usize,
 ) -> Result<Examples, Box<dyn std::error::Error>> {
-    let are_images = given.iter().all(|path| path.is_dir() || is_image(path));
+    let are_images = given.iter().all(|path| path.is_dir() || ends_in(path, &EXTENSIONS));
     if are_images {
         let paths = paths(given)?;
         let n_before = paths.len();
@@ -121,11 +129,6 @@ fn check(n_numbers: usize) -> Result<(), String> {
     } else {
         Ok(())
     }
-}
-
-fn is_image(path: &Path) -> bool {
-    let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
-    matches!(extension.as_deref(), Some("png" | "jpg" | "jpeg" | "bmp"))
 }
 
 /// At most `n`, at equal distances.

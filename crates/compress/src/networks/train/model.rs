@@ -13,6 +13,7 @@ use edgeward_perceive::graph::{
 use super::Error;
 use super::rounding::{Finish, RoundActivations, RoundWeights};
 use super::windows::{Depthwise, Patches, Pooled, Pooling, Windows};
+use crate::networks::is_of_shapes;
 use crate::networks::quantize::{WEIGHT_STEPS, weights_axis};
 
 /// The largest number of elements of a batch's windows: what does not fit is to be trained in smaller batches.
@@ -32,11 +33,6 @@ struct Values<'m, 'g> {
     model: &'m Model<'g>,
     n: usize,
     values: Vec<Option<Tensor>>,
-}
-
-/// Whether an operator only computes shapes, which are known.
-fn is_of_shapes(op: &Op) -> bool {
-    matches!(op, Op::Shape | Op::StridedSlice { .. } | Op::Pack { .. })
 }
 
 /// The tensor before the last softmax, and that one's factor; `None` if the network does not end with one.
