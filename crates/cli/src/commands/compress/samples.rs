@@ -57,6 +57,8 @@ impl Samples<'_> {
             Some(before) => before,
             None => {
                 let said = self.ask_one(teacher, "asking the teacher", cancel, watch)?;
+                // It took all of the teacher, which nobody needs as a whole from here on.
+                teacher.model.release_all();
                 self.before.get_or_init(|| said)
             }
         };
