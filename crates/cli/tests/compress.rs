@@ -7,7 +7,7 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use edgeward_model::gguf::Gguf;
+use edgeward_model::gguf::{Gguf, GgufWriter, Value as GgufValue};
 use serde_json::Value;
 
 use support::Sandbox;
@@ -288,6 +288,90 @@ fn sizes_are_kept_and_share_measurements() {
         "{}",
         refused.stderr
     );
+}
+
+/// The tiny model of `testdata`, and behind its layers others like them that do next to nothing.
+fn write_with_idle_layers(path: &Path, n_idle: u32) {
+    let gguf = Gguf::open(Path::new(&tiny("llama.gguf"))).unwrap();
+    let n_layers = gguf.get("llama.block_count").unwrap().as_i64().unwrap() as u32;
+    let mut writer = GgufWriter::new();
+    for (key, value) in gguf.metadata().filter(|(key, _)| *key != "general.alignment") {
+        let is_count = key == "llama.block_count";
+        writer.key(key, if is_count { GgufValue::U32(n_layers + n_idle) } else { value }).unwrap();
+    }
+    // The name, whose data they are, and by what these are multiplied.
+    let mut tensors: Vec<(String, String, f32)> = Vec::new();
+    for tensor in gguf.tensors() {
+        tensors.push((tensor.name.to_owned(), tensor.name.to_owned(), 1.0));
+        if let Some(rest) = tensor.name.strip_prefix("blk.0.") {
+            let is_last = rest.starts_with("attn_output") || rest.starts_with("ffn_down");
+            for layer_idx in n_layers..n_layers + n_idle {
+                let name = format!("blk.{layer_idx}.{rest}");
+                tensors.push((name, tensor.name.to_owned(), if is_last { 1e-3 } else { 1.0 }));
+            }
+        }
+    }
+    for (name, of, _) in &tensors {
+        let tensor = gguf.tensor(of).unwrap();
+        writer.tensor(name, tensor.dims, tensor.dtype).unwrap();
+    }
+    let write = |name: &str, out: &mut dyn std::io::Write| {
+        let (_, of, scale) = tensors.iter().find(|(own, ..)| own == name).unwrap();
+        let tensor = gguf.tensor(of).unwrap();
+        assert_eq!(tensor.dtype, edgeward_kernels::DType::F32);
+        let floats = tensor.data.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()));
+        floats.map(|x| x * scale).try_for_each(|x| out.write_all(&x.to_le_bytes()))
+    };
+    writer.write_file(path, write).unwrap();
+}
+
+#[test]
+fn layers_that_do_less_than_their_bytes_go() {
+    let sandbox = Sandbox::new();
+    write_with_idle_layers(&sandbox.path("home").join("deep.gguf"), 4);
+    let compress = |size: &str| {
+        let base = ["compress", "./deep.gguf", "--calibration", &text(), "-o", "x.gguf", "--json"];
+        sandbox.run(&[&base[..], &["--size", size]].concat())
+    };
+    // With room for everything, nothing is left out.
+    let roomy = json(&compress("1MB").success());
+    assert!(roomy[0].get("pruning").is_none(), "{roomy}");
+    // One in three layers may go: two of the idle ones do, and the others have their bytes.
+    let tight = &json(&compress("150KB").success())[0];
+    let dropped = tight["pruning"]["shape"]["dropped_layers"].as_array().unwrap();
+    assert!(dropped.len() == 2 && dropped.iter().all(|idx| idx.as_u64().unwrap() >= 2), "{tight}");
+    assert!(tight["size_bytes"].as_u64().unwrap() <= 150_000);
+    let (expected, measured) = (&tight["expected_kl"], &tight["kl_divergence"]);
+    assert!(measured.as_f64().unwrap() < 2.0 * expected.as_f64().unwrap() + 0.01, "{tight}");
+    let gguf = Gguf::open(&sandbox.path("home").join("x.gguf")).unwrap();
+    assert_eq!(gguf.get("llama.block_count").unwrap().as_i64(), Some(4));
+    // What was thought of is told.
+    let certificate = made(&sandbox, "x.gguf").certificate;
+    let candidates = certificate["candidates"].as_array().unwrap();
+    let with_all = candidates.iter().find(|candidate| candidate["left_out"]["n_layers"] == 0).unwrap();
+    assert!(with_all["expected_kl"].as_f64().unwrap() > expected.as_f64().unwrap(), "{with_all}");
+    assert_eq!(files(&sandbox), ["deep.gguf", "x.certificate.html", "x.certificate.json", "x.gguf"]);
+    assert!(compress("60KB").stderr.contains("no choice of types fits into 60KB"));
+}
+
+#[test]
+fn the_search_chooses_how_many_tokens_stay() {
+    let sandbox = Sandbox::new();
+    fs::write(sandbox.path("home").join("corpus"), "A short text of some words.\n".repeat(300)).unwrap();
+    let model = tiny("gemma3.gguf");
+    let compress = |size: &str| {
+        let base = ["compress", &model, "--vocab-from", "corpus", "--size", size, "-o", "x.gguf", "--json"];
+        json(&sandbox.run(&base).success())[0].clone()
+    };
+    let n_tokens = |report: &Value| report["vocabulary"]["n_tokens"].as_u64().unwrap();
+    let (roomy, tight) = (compress("1MB"), compress("100KB"));
+    assert!(n_tokens(&tight) <= n_tokens(&roomy), "{tight} {roomy}");
+    assert!(tight["size_bytes"].as_u64().unwrap() <= 100_000);
+    let certificate = made(&sandbox, "x.gguf").certificate;
+    let kept = |candidate: &Value| candidate["left_out"]["n_tokens_kept"].as_u64();
+    let tried: Vec<u64> = certificate["candidates"].as_array().unwrap().iter().filter_map(kept).collect();
+    assert!(tried.contains(&n_tokens(&tight)), "{tried:?}");
+    assert_eq!(files(&sandbox), ["corpus", "x.certificate.html", "x.certificate.json", "x.gguf"]);
 }
 
 #[test]

@@ -286,8 +286,21 @@ impl Check {
 pub struct Candidate {
     /// Of the file.
     pub size_bytes: u64,
-    /// Sum of what the matrices were expected to cost, nats.
+    /// Sum of what was expected to be lost, nats.
     pub expected_kl: f64,
+    /// What would have been left out for it; none if nothing but what the whole curve goes without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<LeftOut>,
+}
+
+/// What a search may leave out.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// Layers that go.
+    pub n_layers: usize,
+    /// Tokens that stay; none if that was not searched for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_tokens_kept: Option<usize>,
 }
 
 /// What was done to a model, and what it lost.
@@ -672,7 +685,7 @@ mod tests {
                 expected_kl: Some(0.001),
             }],
             candidates: [(80_000_000, 0.1), (92_000_000, 0.05), (105_000_000, 0.01)]
-                .map(|(size_bytes, expected_kl)| Candidate { size_bytes, expected_kl })
+                .map(|(size_bytes, expected_kl)| Candidate { size_bytes, expected_kl, left_out: None })
                 .to_vec(),
         }
     }

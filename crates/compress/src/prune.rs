@@ -36,6 +36,9 @@ use crate::search::mean_divergence;
 const N_PROBES: usize = 6;
 /// Tokens of such a window at most.
 const PROBE_LEN: usize = 192;
+/// One in so many probes tells which layers are worth trying on all, and so many of these are.
+const PROBES_BY_ROUGH: usize = 3;
+const N_FINALISTS: usize = 5;
 /// Widths of the feed-forward network are multiples of this, the block of most types.
 const WIDTH_STEP: usize = 32;
 /// Rounds in which neurons go: after each, the others are solved anew.
@@ -46,10 +49,12 @@ const ROWS_AT_ONCE: usize = 8;
 const MAX_TRIALS: usize = 10;
 
 /// How much shall go.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Goal {
     /// So many layers.
     Layers(usize),
+    /// These layers.
+    These(Vec<usize>),
     /// At least this share of all weights, of whatever costs the least.
     Share(f64),
 }
@@ -72,6 +77,15 @@ pub struct Trial {
     pub shape: Shape,
     /// Mean divergence of its predictions from the teacher's, nats.
     pub kl_divergence: f64,
+}
+
+/// What a model loses with fewer and fewer layers, what is left being repaired.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Depth {
+    /// Layers by their numbers, the one that is missed the least first, then the next of what is left, and so on.
+    pub layers: Vec<usize>,
+    /// Mean divergence from the teacher without the first of them, without the first two, and so on, nats.
+    pub losses: Vec<f64>,
 }
 
 /// What of each layer stays, by its old number; units by theirs, ascending.
@@ -233,6 +247,10 @@ impl Compressor<'_> {
                 }
                 shape
             }
+            Goal::These(layers) => {
+                self.refuse_layers(layers.len())?;
+                Shape { dropped_layers: layers, ..whole }
+            }
             Goal::Share(share) => self.search(&mut bench, share, &mut trials)?,
         };
         let units = self.narrow(&mut bench, &shape, Some(folder))?;
@@ -243,11 +261,32 @@ impl Compressor<'_> {
         Ok(Pruned { shape, units, folder: Some(folder.to_owned()), trials })
     }
 
+    /// Finds the layer that is missed the least besides those of `depth`, adds it, and measures what the model loses then.
+    ///
+    /// # Errors
+    /// If no more layers can be left out; those of reading and computing.
+    pub fn deepen(&mut self, depth: &mut Depth) -> Result<(), Error> {
+        self.refuse_layers(depth.layers.len() + 1)?;
+        let mut bench = self.bench()?;
+        let layer_idx = self.next_layer(&mut bench, &depth.layers)?;
+        let layers = [&depth.layers[..], &[layer_idx]].concat();
+        let shape = Shape { dropped_layers: layers.clone(), ..Shape::of(self.teacher.config()) };
+        self.narrow(&mut bench, &shape, None)?;
+        depth.losses.push(self.divergence_of(&mut bench, &layers)?);
+        depth.layers = layers;
+        Ok(())
+    }
+
+    /// Whether so many layers can be left out.
+    pub fn can_drop(&self, n: usize) -> bool {
+        self.refuse_layers(n).is_ok()
+    }
+
     fn search(&mut self, bench: &mut Bench, share: f64, trials: &mut Vec<Trial>) -> Result<Shape, Error> {
         let config = self.teacher.config().clone();
         let whole = Shape::of(&config);
         let max_params = ((1.0 - share) * whole.n_params(self.teacher) as f64) as u64;
-        let can_drop = self.refuse_layers(1).is_ok();
+        let can_drop = self.can_drop(1);
         let mut order: Vec<usize> = Vec::new();
         let mut best: Option<Trial> = None;
         // By layers and groups that are gone.
@@ -360,27 +399,51 @@ impl Compressor<'_> {
         Ok(mean_divergence(&mut bench.engine, &bench.logits, &logits))
     }
 
-    /// The layer whose loss, after those that are gone, moves the predictions the least.
+    /// The layer whose loss, after those that are gone, moves the predictions the least: of all on some of the probes, then
+    /// of the best of these on all.
     fn next_layer(&mut self, bench: &mut Bench, dropped: &[usize]) -> Result<usize, Error> {
         let n_layers = self.teacher.config().n_layers;
-        let mut streams = embed_all(&bench.engine, &bench.probes)?;
-        let mut best = (f64::INFINITY, 0);
+        let all: Vec<usize> = (0..n_layers).filter(|layer_idx| !dropped.contains(layer_idx)).collect();
+        let n_probes = bench.probes.len();
+        let mut ranked = self.without_each(bench, dropped, &all, n_probes.div_ceil(PROBES_BY_ROUGH))?;
+        ranked.truncate(N_FINALISTS);
+        let mut finalists: Vec<usize> = ranked.into_iter().map(|(layer_idx, _)| layer_idx).collect();
+        finalists.sort_unstable();
+        let ranked = self.without_each(bench, dropped, &finalists, n_probes)?;
+        ranked
+            .first()
+            .map(|(layer_idx, _)| *layer_idx)
+            .ok_or(Error::CannotPrune { reason: "no layer is left" })
+    }
+
+    /// Layers, and what the loss of each, besides `dropped`, costs on the first `n_probes` probes, the cheapest first.
+    fn without_each(
+        &mut self,
+        bench: &mut Bench,
+        dropped: &[usize],
+        layers: &[usize],
+        n_probes: usize,
+    ) -> Result<Vec<(usize, f64)>, Error> {
+        let n_layers = self.teacher.config().n_layers;
+        let mut streams = embed_all(&bench.engine, &bench.probes[..n_probes])?;
+        let mut losses = Vec::new();
         for layer_idx in 0..n_layers {
             self.tell("leaving layers out", layer_idx, n_layers)?;
             if dropped.contains(&layer_idx) {
                 continue;
             }
-            let logits = self.logits_from(bench, streams.clone(), layer_idx + 1, dropped)?;
-            let loss = mean_divergence(&mut bench.engine, &bench.logits, &logits);
-            if loss < best.0 {
-                best = (loss, layer_idx);
+            if layers.contains(&layer_idx) {
+                let logits = self.logits_from(bench, streams.clone(), layer_idx + 1, dropped)?;
+                let teacher = &bench.logits[..logits.len()];
+                losses.push((layer_idx, mean_divergence(&mut bench.engine, teacher, &logits)));
             }
             for stream in &mut streams {
                 bench.engine.run_layer(layer_idx, stream, &mut |_, _| {})?;
             }
         }
         self.tell("leaving layers out", n_layers, n_layers)?;
-        Ok(best.1)
+        losses.sort_by(|(_, a), (_, b)| a.total_cmp(b));
+        Ok(losses)
     }
 
     /// Gives all layers that stay the shape, and solves what is left anew: in the engine, columns that are gone being zero,
@@ -396,6 +459,13 @@ impl Compressor<'_> {
         let mut teacher = embed_all(&bench.engine, &bench.windows)?;
         let mut student = teacher.clone();
         let mut all_units = BTreeMap::new();
+        // Where only layers go, nothing is to be made good before the first of them.
+        let is_narrower = Shape { dropped_layers: Vec::new(), ..shape.clone() } != Shape::of(&config);
+        let first_change = if is_narrower {
+            0
+        } else {
+            shape.dropped_layers.iter().copied().min().unwrap_or(config.n_layers)
+        };
         for layer_idx in 0..config.n_layers {
             self.tell("narrowing layers", layer_idx, config.n_layers)?;
             for stream in &mut teacher {
@@ -406,6 +476,11 @@ impl Compressor<'_> {
                 continue;
             }
             let mut units = Units::all(&config);
+            if layer_idx < first_change {
+                student.clone_from(&teacher);
+                all_units.insert(layer_idx, units);
+                continue;
+            }
             if shape.n_kv_heads < config.n_kv_heads {
                 let slot = Slot::Layer(layer_idx, LayerSlot::O);
                 let mut problem = self.problem(bench, slot, MatrixInput::O, &student)?;
@@ -419,7 +494,7 @@ impl Compressor<'_> {
             self.put(bench, slot, &problem, folder)?;
             let has_norm_behind =
                 self.teacher.tensor(Slot::Layer(layer_idx, LayerSlot::PostFfnNorm)).is_some();
-            if !has_norm_behind && *shape != Shape::of(&config) {
+            if !has_norm_behind {
                 self.repair(bench, layer_idx, &mut problem, &student, &teacher)?;
                 self.put(bench, slot, &problem, folder)?;
             }

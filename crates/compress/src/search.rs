@@ -14,8 +14,8 @@ use edgeward_engine::{Engine, Isa, MatrixInput};
 use edgeward_kernels::block::shape;
 use edgeward_kernels::kv::{KvShape, KvType, PAGE_LEN};
 use edgeward_kernels::{DType, PackedMatrix};
-use edgeward_model::Model;
 use edgeward_model::tensor::Slot;
+use edgeward_model::{Config, Model};
 use serde::{Deserialize, Serialize};
 
 use crate::compress::{
@@ -76,6 +76,28 @@ pub struct Measured {
     pub choices: Vec<Choice>,
 }
 
+/// Less of a model, which may be better than all of it in fewer bits: what is searched in before it is made.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Variant {
+    /// Layers that are left out, by their numbers.
+    pub dropped_layers: Vec<usize>,
+    /// Tokens of the vocabulary; none for all.
+    pub n_tokens: Option<usize>,
+    /// What that alone was measured to cost, nats.
+    pub loss: f64,
+}
+
+impl Variant {
+    /// Rows that a tensor of `model` has here; none if it is left out.
+    fn n_rows(&self, model: &Model, slot: Slot) -> usize {
+        match slot {
+            Slot::Layer(layer_idx, _) if self.dropped_layers.contains(&layer_idx) => 0,
+            Slot::TokenEmbedding | Slot::Output if self.n_tokens.is_some() => self.n_tokens.unwrap_or(0),
+            _ => model.tensor(slot).map_or(0, |tensor| tensor.n_rows),
+        }
+    }
+}
+
 /// A solved budget.
 #[derive(Clone, Debug)]
 pub struct Solution {
@@ -85,12 +107,14 @@ pub struct Solution {
     pub kv_type: Option<KvType>,
     /// What each choice was measured to cost, by the tensors' names.
     pub losses: BTreeMap<String, f64>,
+    /// What was lost before, by leaving something out.
+    pub lost_before: f64,
 }
 
 impl Solution {
-    /// The sum of what the choices were measured to cost, nats.
+    /// The sum of what was measured to be lost, nats.
     pub fn loss(&self) -> f64 {
-        self.losses.values().sum()
+        self.lost_before + self.losses.values().sum::<f64>()
     }
 }
 
@@ -117,27 +141,67 @@ pub fn compatible(measured: Vec<Measured>) -> Vec<Measured> {
         .collect()
 }
 
+/// What each layer of `model` loses in its coarsest types: less than without it.
+pub fn coarsest_losses(model: &Model, measured: &[Measured]) -> Vec<f64> {
+    let mut losses = vec![0.0; model.config().n_layers];
+    for (slot, tensor) in model.tensors() {
+        let Slot::Layer(layer_idx, _) = slot else { continue };
+        let choices = measured.iter().filter(|of| of.tensor == tensor.name).flat_map(|of| &of.choices);
+        losses[layer_idx] += choices.fold(0.0, |largest: f64, choice| largest.max(choice.loss));
+    }
+    losses
+}
+
 /// What has been measured of a model, ready to be solved.
 pub struct Search<'a> {
     model: &'a Model,
-    /// Matrices, and perhaps keys and values.
-    measured: &'a [Measured],
-    /// Of `measured`; none for keys and values.
-    slots: Vec<Option<Slot>>,
+    variant: &'a Variant,
+    groups: Vec<Group<'a>>,
     by_size: Vec<Vec<Item>>,
 }
 
+/// A matrix, or keys and values, of which one choice is taken.
+struct Group<'a> {
+    measured: &'a Measured,
+    /// None for keys and values.
+    slot: Option<Slot>,
+    /// Rows here, and in the whole model.
+    n_rows: [usize; 2],
+}
+
+impl Group<'_> {
+    fn size_bytes(&self, choice: &Choice) -> u64 {
+        let [here, whole] = self.n_rows.map(|n| n as u64);
+        choice.size_bytes.checked_div(whole).map_or(choice.size_bytes, |row_bytes| row_bytes * here)
+    }
+}
+
 impl<'a> Search<'a> {
-    /// Among the choices of `measured`; `None` if that is of another model.
-    pub fn new(model: &'a Model, measured: &'a [Measured]) -> Option<Search<'a>> {
+    /// Among the choices of `measured`, of what `variant` leaves of `model`; `None` if they were measured of another model.
+    pub fn new(model: &'a Model, measured: &'a [Measured], variant: &'a Variant) -> Option<Search<'a>> {
         let slots: BTreeMap<&str, Slot> = model.tensors().map(|(slot, tensor)| (tensor.name, slot)).collect();
-        let slot = |of: &Measured| -> Option<Option<Slot>> {
-            if of.tensor == KV_CACHE { Some(None) } else { slots.get(&of.tensor[..]).copied().map(Some) }
+        let group = |measured: &'a Measured| -> Option<Group<'a>> {
+            if measured.tensor == KV_CACHE {
+                return Some(Group { measured, slot: None, n_rows: [0, 0] });
+            }
+            let slot = *slots.get(&measured.tensor[..])?;
+            let n_rows = [variant.n_rows(model, slot), model.tensor(slot)?.n_rows];
+            Some(Group { measured, slot: Some(slot), n_rows })
         };
-        let slots = measured.iter().map(slot).collect::<Option<Vec<_>>>()?;
-        let item = |choice: &Choice| Item { size_bytes: choice.size_bytes, loss: choice.loss };
-        let by_size = measured.iter().map(|of| of.choices.iter().map(item).collect()).collect();
-        Some(Search { model, measured, slots, by_size })
+        let is_left = |group: &Group| group.slot.is_none() || group.n_rows[0] > 0;
+        let mut groups = measured.iter().map(group).collect::<Option<Vec<_>>>()?;
+        groups.retain(is_left);
+        let items = |group: &Group| {
+            let item = |choice: &Choice| Item { size_bytes: group.size_bytes(choice), loss: choice.loss };
+            group.measured.choices.iter().map(item).collect()
+        };
+        let by_size = groups.iter().map(items).collect();
+        Some(Search { model, variant, groups, by_size })
+    }
+
+    /// Of the whole model.
+    pub fn config(&self) -> &Config {
+        self.model.config()
     }
 
     /// Bytes of every matrix in its smallest type.
@@ -161,29 +225,25 @@ impl<'a> Search<'a> {
     /// The choice of fewest bytes that loses no more than `loss`; `None` if all lose more.
     pub fn solve_loss(&self, loss: f64) -> Option<Solution> {
         let table = Table::new(&self.by_size, self.largest_bytes())?;
-        self.solution(&table.choose(table.smallest_within(loss)?)?)
+        self.solution(&table.choose(table.smallest_within(loss - self.variant.loss)?)?)
     }
 
     /// The choice of least loss within all limits; `None` if there is none.
     pub fn solve(&self, limits: &Limits) -> Option<Solution> {
         let mut all = Vec::new();
-        let mut add = |at_most: f64, cost: &dyn Fn(usize, &Choice) -> f64| {
+        let mut add = |at_most: f64, cost: &dyn Fn(&Group, &Choice) -> f64| {
             let of_one =
-                |(i, of): (usize, &Measured)| of.choices.iter().map(|choice| cost(i, choice)).collect();
-            let costs = self.measured.iter().enumerate().map(of_one).collect();
-            all.push(Limit { costs, at_most });
+                |group: &Group| group.measured.choices.iter().map(|choice| cost(group, choice)).collect();
+            all.push(Limit { costs: self.groups.iter().map(of_one).collect(), at_most });
         };
         if let Some(bytes) = limits.size_bytes {
-            add(bytes as f64, &|_, choice| choice.size_bytes as f64);
+            add(bytes as f64, &|group, choice| group.size_bytes(choice) as f64);
         }
         if let Some((bytes, n_positions)) = limits.memory {
-            add(bytes, &|i, choice| match self.slots[i] {
-                Some(slot) => self.memory_bytes(slot, choice),
-                None => self.kv_bytes(choice) * n_positions as f64,
-            });
+            add(bytes, &|group, choice| self.memory_bytes(group, choice, n_positions));
         }
         if let Some((nanoseconds, speeds)) = limits.latency {
-            add(nanoseconds, &|i, choice| self.nanoseconds(i, choice, speeds));
+            add(nanoseconds, &|group, choice| self.nanoseconds(group, choice, speeds));
         }
         if all.iter().any(|limit| limit.at_most <= 0.0) {
             return None;
@@ -195,47 +255,45 @@ impl<'a> Search<'a> {
 
     /// Bytes of a solution's matrices in the file.
     pub fn size_of(&self, solution: &Solution) -> u64 {
-        solution.assignment.size_bytes(self.model)
+        self.taken(solution).map(|(group, choice)| group.size_bytes(choice)).sum()
     }
 
     /// Bytes of a solution's matrices in memory, and of keys and values of so many positions.
     pub fn memory_of(&self, solution: &Solution, n_positions: usize) -> f64 {
-        self.sum(solution, |i, choice| match self.slots[i] {
-            Some(slot) => self.memory_bytes(slot, choice),
-            None => self.kv_bytes(choice) * n_positions as f64,
-        })
+        self.taken(solution).map(|(group, choice)| self.memory_bytes(group, choice, n_positions)).sum()
     }
 
     /// Nanoseconds that a token spends with a solution's matrices.
     pub fn latency_of(&self, solution: &Solution, speeds: &BTreeMap<DType, f64>) -> f64 {
-        self.sum(solution, |i, choice| self.nanoseconds(i, choice, speeds))
+        self.taken(solution).map(|(group, choice)| self.nanoseconds(group, choice, speeds)).sum()
     }
 
-    fn sum(&self, solution: &Solution, cost: impl Fn(usize, &Choice) -> f64) -> f64 {
-        let of_one = |(i, of): (usize, &Measured)| {
-            let is_taken = |choice: &&Choice| match self.slots[i] {
+    /// What a solution chooses.
+    fn taken(&self, solution: &Solution) -> impl Iterator<Item = (&Group<'a>, &'a Choice)> {
+        self.groups.iter().filter_map(|group| {
+            let is_taken = |choice: &&Choice| match group.slot {
                 Some(slot) => solution.assignment.0.get(&slot).is_some_and(|t| t.name() == choice.dtype),
                 None => solution.kv_type == Some(kv_type_of(&choice.dtype)),
             };
-            Some(cost(i, of.choices.iter().find(is_taken)?))
-        };
-        self.measured.iter().enumerate().filter_map(of_one).sum()
+            Some((group, group.measured.choices.iter().find(is_taken)?))
+        })
     }
 
     /// As kernels want them: with wider scales than a file has, and rows in tiles.
-    fn memory_bytes(&self, slot: Slot, choice: &Choice) -> f64 {
+    fn memory_bytes(&self, group: &Group, choice: &Choice, n_positions: usize) -> f64 {
+        let Some(slot) = group.slot else { return self.kv_bytes(choice) * n_positions as f64 };
         let packed = || {
-            let tensor = self.model.tensor(slot)?;
-            PackedMatrix::size_bytes(dtype_of(&choice.dtype)?, tensor.n_rows, tensor.n_cols)
+            let n_cols = self.model.tensor(slot)?.n_cols;
+            PackedMatrix::size_bytes(dtype_of(&choice.dtype)?, group.n_rows[0], n_cols)
         };
-        packed().map_or(choice.size_bytes as f64, |bytes| bytes as f64)
+        packed().map_or(group.size_bytes(choice) as f64, |bytes| bytes as f64)
     }
 
     /// Of one position.
     fn kv_bytes(&self, choice: &Choice) -> f64 {
         let config = self.model.config();
         let shape = KvShape {
-            n_layers: config.n_layers,
+            n_layers: config.n_layers - self.variant.dropped_layers.len(),
             n_kv_heads: config.n_kv_heads,
             head_dim: config.head_dim,
             kv_type: kv_type_of(&choice.dtype),
@@ -244,30 +302,34 @@ impl<'a> Search<'a> {
     }
 
     /// An embedding that does not serve as output too is only looked up.
-    fn nanoseconds(&self, i: usize, choice: &Choice, speeds: &BTreeMap<DType, f64>) -> f64 {
+    fn nanoseconds(&self, group: &Group, choice: &Choice, speeds: &BTreeMap<DType, f64>) -> f64 {
         let time = || {
-            let slot = self.slots[i]?;
+            let slot = group.slot?;
             let is_read_only = slot == Slot::TokenEmbedding && self.model.tensor(Slot::Output).is_some();
             let tensor = self.model.tensor(slot).filter(|_| !is_read_only)?;
             // A type whose speed is not known is no choice where time counts.
             let speed = speeds.get(&dtype_of(&choice.dtype)?).copied().unwrap_or(f64::MAX / 1e30);
-            Some(speed * (tensor.n_rows * tensor.n_cols) as f64)
+            Some(speed * (group.n_rows[0] * tensor.n_cols) as f64)
         };
         time().unwrap_or(0.0)
     }
 
     fn solution(&self, taken: &[usize]) -> Option<Solution> {
-        let mut solution =
-            Solution { assignment: Assignment::default(), kv_type: None, losses: BTreeMap::new() };
-        for ((of, slot), idx) in self.measured.iter().zip(&self.slots).zip(taken) {
-            let choice = &of.choices[*idx];
-            match slot {
+        let mut solution = Solution {
+            assignment: Assignment::default(),
+            kv_type: None,
+            losses: BTreeMap::new(),
+            lost_before: self.variant.loss,
+        };
+        for (group, idx) in self.groups.iter().zip(taken) {
+            let choice = &group.measured.choices[*idx];
+            match group.slot {
                 Some(slot) => {
-                    solution.assignment.0.insert(*slot, dtype_of(&choice.dtype)?);
+                    solution.assignment.0.insert(slot, dtype_of(&choice.dtype)?);
                 }
                 None => solution.kv_type = Some(kv_type_of(&choice.dtype)),
             }
-            solution.losses.insert(of.tensor.clone(), choice.loss);
+            solution.losses.insert(group.measured.tensor.clone(), choice.loss);
         }
         Some(solution)
     }

@@ -1,8 +1,11 @@
 //! `edgeward compress`: a smaller file of a model.
 
 mod budget;
+mod certify;
+mod plan;
 mod running;
 mod samples;
+mod shaped;
 mod temporary;
 mod vocabulary;
 mod work;
@@ -13,11 +16,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::ValueEnum;
-use edgeward_compress::certificate::{self, FileId, PruningRecord};
-use edgeward_compress::compress::{Assignment, Compressor, Options, Step};
+use edgeward_compress::certificate::FileId;
+use edgeward_compress::compress::Step;
 use edgeward_compress::eval::Windows;
-use edgeward_compress::prune::{Goal, Shape};
-use edgeward_compress::rounding::Effort;
+use edgeward_compress::prune::Goal;
 use edgeward_compress::vocabulary::{Limit, MISSING_SHARE};
 use edgeward_engine::CancelToken;
 use edgeward_kernels::DType;
@@ -29,12 +31,13 @@ use crate::device::{self, DeviceProfile};
 use crate::engine_args;
 use crate::output::{self, Align, Table};
 use crate::store::{Progress, Verbosity, human_bytes};
-use budget::Preset;
+use budget::{Preset, Wish};
+use certify::Report;
 use samples::{PROMPTS, Samples};
-use temporary::Temporary;
+use shaped::Shaped;
 use vocabulary::Trimming;
 pub use vocabulary::sentence as vocabulary_sentence;
-use work::{Report, Target, Work};
+use work::Work;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -181,6 +184,11 @@ impl From<TypeArg> for DType {
 }
 
 impl Args {
+    /// What may be lost, nats, if that was asked for.
+    fn max_kl(&self) -> Option<f64> {
+        self.max_kl.or(self.preset.map(Preset::max_kl))
+    }
+
     /// Whether matrices are rounded, and not only left out.
     fn rounds(&self) -> bool {
         let is_searched = !self.size.is_empty() || self.ram.is_some() || self.latency.is_some();
@@ -278,9 +286,9 @@ pub fn run(args: &Args, verbosity: Verbosity) -> crate::Outcome {
     let trimming = corpus.as_ref().map(|(text, id)| Trimming {
         text,
         id: id.clone(),
-        limit: args.vocab_size.map_or(Limit::MissingShare(MISSING_SHARE), |n| Limit::Tokens(n as usize)),
         window_len,
         n_windows: n_wanted,
+        demand: OnceCell::new(),
     });
     let job = Job {
         args,
@@ -368,56 +376,14 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn make_all(&self, watch: &mut dyn FnMut(Step)) -> Outcome<Vec<Report>> {
-        let Job { teacher, n_threads, cancel, window_len, .. } = *self;
-        let output = &self.args.output;
-        // What was made last; the next step begins with it.
-        let (mut model, mut last) = (Arc::clone(teacher), None);
-        let pruned = match self.goal() {
-            None => None,
-            Some(goal) => {
-                let path = Temporary::beside(output, "pruned");
-                let record = self.prune(goal, &path.0, watch)?;
-                model = Arc::new(Model::load(&path.0)?);
-                last = Some(path);
-                Some(record)
-            }
-        };
-        let kept = match &self.trimming {
-            None => None,
-            Some(trimming) => {
-                let path = Temporary::beside(output, "trimmed");
-                let kept =
-                    trimming.trim((teacher, &model), self.tokenizer, &path.0, n_threads, cancel, watch)?;
-                model = Arc::new(Model::load(&path.0)?);
-                last = Some(path);
-                Some(kept)
-            }
-        };
-        let tokenizer = model.tokenizer()?;
-        let windows = Windows::new(&tokenizer, self.text, window_len)?;
-        let (windows, check_windows, is_held_out) = certificate::split(&windows, self.n_windows);
-        let trimming = self.trimming.as_ref().map(Trimming::describe);
-        let shape = format!("{:?} {trimming:?}", self.goal());
-        let key =
-            format!("{} {} {window_len} {} {shape}", self.ids.0.sha256, self.ids.1.sha256, windows.len());
-        let work = Work {
-            job: self,
-            model: &model,
-            tokenizer: &tokenizer,
-            pruned: pruned.as_ref(),
-            kept: kept.as_ref(),
-            key: &key,
-            windows: &windows,
-            check: (&check_windows, is_held_out),
-        };
-        match &last {
-            Some(last) if !self.args.rounds() => {
-                fs::rename(&last.0, output)
-                    .map_err(|error| format!("could not write {}: {error}", output.display()))?;
-                let target = Target::new(output, Assignment::default());
-                Ok(vec![work.seal(&target, &[], watch)?])
-            }
-            _ => work.make_all(watch),
+        let args = self.args;
+        let shaped = Shaped::new(self, self.goal(), self.vocabulary_limit(), watch)?;
+        if !args.rounds() && shaped.is_made() {
+            return Ok(vec![Work::new(self, &shaped, watch)?.take_as_it_is()?]);
+        }
+        match args.dtype {
+            Some(dtype) => Ok(vec![Work::new(self, &shaped, watch)?.make_uniform(dtype.into())?]),
+            None => plan::make_all(self, &shaped, watch),
         }
     }
 
@@ -426,31 +392,24 @@ impl Job<'_> {
         layers.or(self.args.prune.map(|percent| Goal::Share(percent / 100.0)))
     }
 
-    /// Prunes the teacher into the file `path`.
-    fn prune(&self, goal: Goal, path: &Path, watch: &mut dyn FnMut(Step)) -> Outcome<PruningRecord> {
-        let Job { args, teacher, n_threads, cancel, .. } = *self;
-        let is_quantized = teacher.tensors().any(|(_, tensor)| tensor.dtype.is_quantized());
-        if is_quantized && !args.rounds() {
-            return Err("pruning changes matrices, and those of this model are quantised: \
-                        add --size, --preset or --type, or give a model with float weights"
-                .into());
+    /// How many tokens stay unless another number is better.
+    fn vocabulary_limit(&self) -> Option<Limit> {
+        self.trimming.as_ref()?;
+        let n_tokens = self.args.vocab_size.map(|n_tokens| Limit::Tokens(n_tokens as usize));
+        Some(n_tokens.unwrap_or(Limit::MissingShare(MISSING_SHARE)))
+    }
+
+    /// What is asked of a device.
+    pub fn wish(&self) -> Wish<'_> {
+        let args = self.args;
+        Wish {
+            size: args.size.first(),
+            ram: args.ram.as_ref(),
+            latency_ns: args.latency,
+            context_len: args.context as usize,
+            n_threads: self.device_threads,
+            profile: self.profile,
         }
-        let windows = Windows::new(self.tokenizer, self.text, self.window_len)?;
-        let (windows, _, _) = certificate::split(&windows, self.n_windows);
-        let folder = Temporary::beside(&args.output, "solved");
-        fs::create_dir_all(&folder.0)
-            .map_err(|error| format!("could not write {}: {error}", folder.0.display()))?;
-        let options = Options { n_threads, effort: Effort::default() };
-        let pruned = Compressor::new(teacher, &windows, options, cancel, watch)?.prune(goal, &folder.0)?;
-        pruned.write(teacher, path)?;
-        let before = Shape::of(teacher.config());
-        Ok(PruningRecord {
-            n_params_before: before.n_params(teacher),
-            n_params: pruned.shape.n_params(teacher),
-            before,
-            shape: pruned.shape,
-            trials: pruned.trials,
-        })
     }
 
     /// The command that makes this file alone, without folders: those are nobody's business.
@@ -489,7 +448,7 @@ impl Job<'_> {
         if let Some(profile) = &args.device {
             add("--device", name(profile));
         }
-        if let Some(max_kl) = args.max_kl.or(args.preset.map(Preset::max_kl)) {
+        if let Some(max_kl) = args.max_kl() {
             add("--max-kl", max_kl.to_string());
         }
         if args.compatible {

@@ -80,9 +80,27 @@ pub struct Wish<'a> {
 
 /// What a model takes besides its matrices.
 #[derive(Clone, Copy, Debug)]
-struct Besides {
+pub struct Besides {
     memory_bytes: f64,
     nanoseconds: f64,
+}
+
+impl Besides {
+    /// As far as it can be reckoned before anything is run.
+    fn reckoned(search: &Search, rest_bytes: u64) -> Besides {
+        let no_context = engine_args::budget(Some(0), KvType::F16);
+        let memory = MemoryEstimate::new(search.config(), rest_bytes, &no_context);
+        Besides { memory_bytes: memory.total_bytes as f64, nanoseconds: 0.0 }
+    }
+
+    /// What running tells, of which `matrices` are the matrices' part.
+    fn learnt(self, figures: Figures, matrices: Besides) -> Besides {
+        let memory = figures.memory_bytes.map(|bytes| bytes as f64 - matrices.memory_bytes);
+        Besides {
+            memory_bytes: memory.unwrap_or(self.memory_bytes),
+            nanoseconds: figures.ns_per_token - matrices.nanoseconds,
+        }
+    }
 }
 
 impl Wish<'_> {
@@ -96,24 +114,16 @@ impl Wish<'_> {
         beside: &Path,
     ) -> Outcome<(Solution, Figures)> {
         let speeds = self.speeds()?;
-        let config = compressor.model().config();
-        let no_context = engine_args::budget(Some(0), KvType::F16);
-        let mut besides = Besides {
-            memory_bytes: MemoryEstimate::new(config, rest_bytes, &no_context).total_bytes as f64,
-            nanoseconds: 0.0,
-        };
+        let mut besides = Besides::reckoned(search, rest_bytes);
         let mut best: Option<(Solution, Figures)> = None;
         for _ in 0..MAX_RUNS {
             let solution = search.solve(&self.limits(besides, rest_bytes, &speeds));
             let solution = solution.ok_or_else(|| self.impossible(search, besides))?;
-            let reckoned = Besides {
-                memory_bytes: search.memory_of(&solution, self.context_len),
-                nanoseconds: search.latency_of(&solution, &speeds),
-            };
+            let matrices = self.matrices(search, &solution, &speeds);
             if self.profile.is_some() {
                 let figures = Figures {
-                    ns_per_token: reckoned.nanoseconds + besides.nanoseconds,
-                    memory_bytes: Some((reckoned.memory_bytes + besides.memory_bytes) as u64),
+                    ns_per_token: matrices.nanoseconds + besides.nanoseconds,
+                    memory_bytes: Some((matrices.memory_bytes + besides.memory_bytes) as u64),
                 };
                 return Ok((solution, figures));
             }
@@ -121,12 +131,7 @@ impl Wish<'_> {
             let is_same = best.as_ref().is_some_and(|(other, _)| {
                 other.assignment == solution.assignment && other.kv_type == solution.kv_type
             });
-            besides = Besides {
-                memory_bytes: figures
-                    .memory_bytes
-                    .map_or(besides.memory_bytes, |bytes| bytes as f64 - reckoned.memory_bytes),
-                nanoseconds: figures.ns_per_token - reckoned.nanoseconds,
-            };
+            besides = besides.learnt(figures, matrices);
             if self.keeps(figures) {
                 let is_better = best.as_ref().is_none_or(|(other, _)| solution.loss() < other.loss());
                 if is_better {
@@ -142,6 +147,44 @@ impl Wish<'_> {
              stop what else runs on this device, or raise the budget"
                 .into()
         })
+    }
+
+    /// What a model takes besides its matrices, as running it in the best types tells; `None` if no choice of types keeps
+    /// within the budget.
+    pub fn besides(
+        &self,
+        search: &Search,
+        compressor: &Compressor,
+        rest_bytes: u64,
+        beside: &Path,
+    ) -> Outcome<Option<Besides>> {
+        let speeds = self.speeds()?;
+        let besides = Besides::reckoned(search, rest_bytes);
+        let Some(solution) = search.solve(&self.limits(besides, rest_bytes, &speeds)) else {
+            return Ok(None);
+        };
+        if self.profile.is_some() {
+            return Ok(Some(besides));
+        }
+        let figures = self.run(&solution, compressor, beside)?;
+        Ok(Some(besides.learnt(figures, self.matrices(search, &solution, &speeds))))
+    }
+
+    /// The best solution if a model takes `besides` besides its matrices.
+    pub fn solve_with(
+        &self,
+        search: &Search,
+        besides: Besides,
+        rest_bytes: u64,
+    ) -> Outcome<Option<Solution>> {
+        Ok(search.solve(&self.limits(besides, rest_bytes, &self.speeds()?)))
+    }
+
+    fn matrices(&self, search: &Search, solution: &Solution, speeds: &BTreeMap<DType, f64>) -> Besides {
+        Besides {
+            memory_bytes: search.memory_of(solution, self.context_len),
+            nanoseconds: search.latency_of(solution, speeds),
+        }
     }
 
     /// The best solution of another search that takes no more of anything than one that was run before.

@@ -12,6 +12,17 @@ impl Temporary {
         let name = output.file_name().unwrap_or_default().to_string_lossy();
         Temporary(output.with_file_name(format!(".{name}-{}.{what}.partial", std::process::id())))
     }
+
+    /// Of the same name whenever the same job is run: one that was stopped finds its work folder again.
+    pub fn again_beside(output: &Path, what: &str) -> Temporary {
+        let name = output.file_name().unwrap_or_default().to_string_lossy();
+        Temporary(output.with_file_name(format!("{name}.{what}")))
+    }
+
+    /// Makes it the file at `path`.
+    pub fn rename(&self, path: &Path) -> Result<(), String> {
+        fs::rename(&self.0, path).map_err(|error| format!("could not write {}: {error}", path.display()))
+    }
 }
 
 impl Drop for Temporary {

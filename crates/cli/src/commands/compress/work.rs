@@ -1,29 +1,23 @@
-//! From a model of the right shapes to files: types searched for, matrices rounded, results checked and certified.
+//! From a model of the right shapes to files: types searched for, matrices rounded, results checked.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use edgeward_compress::certificate::{
-    self, Candidate, Certificate, Check, KV_KEY, PruningRecord, Round, TensorRecord, VocabularyRecord,
-};
-use edgeward_compress::compress::{Assignment, Compressor, Options, Step, add_metadata};
+use edgeward_compress::certificate::{Candidate, Check, Round};
+use edgeward_compress::compress::{Assignment, Compressor, Options, Step};
 use edgeward_compress::correct;
-use edgeward_compress::eval::{Teacher, Windows};
+use edgeward_compress::eval::Teacher;
 use edgeward_compress::rounding::Effort;
-use edgeward_compress::search::{self, Measured, Search, Solution};
-use edgeward_compress::vocabulary::Kept;
+use edgeward_compress::search::{self, Measured, Search, Solution, Variant};
 use edgeward_engine::{Engine, EngineOptions, KvType};
+use edgeward_kernels::DType;
 use edgeward_kernels::memory::give_back_freed;
 use edgeward_model::Model;
-use edgeward_model::gguf::Value;
-use edgeward_model::tokenizer::Tokenizer;
-use serde::Serialize;
 
-use super::budget::Wish;
-use super::running::{self, Figures};
-use super::samples::Asked;
+use super::certify::{Report, certify};
+use super::running::Figures;
+use super::shaped::Shaped;
 use super::temporary::Temporary;
 use super::{Job, Outcome, Size, vocabulary};
 use crate::resume::Resume;
@@ -35,388 +29,253 @@ const CERTIFICATE_BYTES: u64 = 24 << 10;
 /// Sizes that the certificate's plot shows.
 const N_CANDIDATES: u64 = 24;
 
-/// What is told of a file.
-#[derive(Serialize)]
-pub struct Report {
+/// What is wrong if a search cannot begin.
+pub const OF_ANOTHER_MODEL: &str = "the measurements that were kept are of another model: remove them";
+
+/// What one file is to be.
+pub struct Request<'a> {
     pub output: PathBuf,
-    pub size_bytes: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    budget_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expected_kl: Option<f64>,
-    pub kl_divergence: f64,
-    pub kl_divergence_stderr: f64,
-    pub top1_agreement: f64,
-    pub perplexity: f64,
-    /// Milliseconds.
-    pub ms_per_token: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pruning: Option<PruningRecord>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub vocabulary: Option<VocabularyRecord>,
+    /// At most; the device and the losses that were asked for are the same for all files.
+    pub size: Option<&'a Size>,
 }
 
-/// A job whose model has the shapes that its files will have.
-pub struct Work<'a> {
-    pub job: &'a Job<'a>,
-    pub model: &'a Arc<Model>,
-    pub tokenizer: &'a Tokenizer,
-    pub pruned: Option<&'a PruningRecord>,
-    pub kept: Option<&'a Kept>,
-    /// What measurements and rounded matrices depend on.
-    pub key: &'a str,
-    pub windows: &'a Windows,
-    pub check: (&'a Windows, bool),
-}
-
-/// One file to be made.
-pub struct Target<'a> {
-    output: PathBuf,
-    /// As it was written, and bytes.
-    size: Option<&'a Size>,
+/// A file that was asked for, made and checked.
+pub struct Made<'a> {
+    pub request: &'a Request<'a>,
     /// Without losses if types were not searched for.
-    solution: Solution,
+    pub solution: Solution,
+    pub check: Check,
+    /// Nats: the measured divergence, and what having no more tokens costs.
+    pub loss: f64,
+    pub rounds: Vec<Round>,
     /// Of a device that is not here.
-    predicted: Option<Figures>,
+    pub predicted: Option<Figures>,
+    /// What other sizes would have given.
+    pub candidates: Vec<Candidate>,
 }
 
-impl Target<'_> {
-    /// Without a search.
-    pub fn new(output: &Path, assignment: Assignment) -> Self {
-        let solution = Solution { assignment, kv_type: None, losses: BTreeMap::new() };
-        Target { output: output.to_owned(), size: None, solution, predicted: None }
-    }
-
-    fn expected_kl(&self) -> Option<f64> {
-        (!self.solution.losses.is_empty()).then(|| self.solution.loss())
-    }
+/// What was measured of a shaped model, before anything is rounded.
+pub struct Survey {
+    pub measured: Vec<Measured>,
+    /// All of the model, and what it has lost already.
+    pub whole: Variant,
+    /// Nats of that which no check sees: it knows the tokens that are left alone.
+    vocabulary_loss: f64,
+    /// Bytes of a file that are not matrices, its certificate among them.
+    pub rest_bytes: u64,
 }
 
-impl<'a> Work<'a> {
-    /// Makes and certifies all files that were asked for.
-    pub fn make_all(&self, watch: &mut dyn FnMut(Step)) -> Outcome<Vec<Report>> {
-        let Job { args, n_threads, cancel, .. } = *self.job;
-        let options = Options { n_threads, effort: Effort::default() };
-        let mut compressor = Compressor::new(self.model, self.windows, options, cancel, watch)?;
-        if let Some(dtype) = args.dtype {
-            let target = Target::new(&args.output, Assignment::uniform(self.model, dtype.into()));
-            compressor.write(&target.solution.assignment, &target.output, self.key)?;
-            return Ok(vec![self.seal(&target, &[], compressor.watch())?]);
-        }
-        let measured = self.measure(&mut compressor)?;
-        let search = Search::new(self.model, &measured)
-            .ok_or("the measurements that were kept are of another model: remove them")?;
-        let rest = self.rest_bytes(&compressor, &search)?;
-        let targets = self.targets(&search, &compressor, rest)?;
-        let candidates = self.candidates(&search, rest);
-        let mut reports = Vec::new();
-        let mut teacher = None;
-        for mut target in targets {
-            compressor.write(&target.solution.assignment, &target.output, self.key)?;
-            let teacher = match &mut teacher {
-                Some(teacher) => teacher,
-                none => none.insert(self.reader(compressor.watch())?),
-            };
-            let check = self.check(&target.output, target.solution.kv_type, teacher, compressor.watch())?;
-            let (check, rounds) =
-                self.improve(&mut target, check, teacher, (&measured, rest), &mut compressor)?;
-            reports.push(self.certify(&target, check, rounds, &candidates, compressor.watch())?);
-        }
-        Ok(reports)
+/// The making of files from a model of their shape.
+pub struct Work<'w, 'j> {
+    job: &'w Job<'j>,
+    shaped: &'w Shaped,
+    pub compressor: Compressor<'w>,
+    /// With what results are checked on, once it has read that.
+    teacher: Option<Teacher>,
+}
+
+impl<'w, 'j> Work<'w, 'j> {
+    pub fn new(
+        job: &'w Job<'j>,
+        shaped: &'w Shaped,
+        watch: &'w mut dyn FnMut(Step),
+    ) -> Outcome<Work<'w, 'j>> {
+        let options = Options { n_threads: job.n_threads, effort: Effort::default() };
+        let compressor = Compressor::new(&shaped.model, &shaped.windows, options, job.cancel, watch)?;
+        Ok(Work { job, shaped, compressor, teacher: None })
     }
 
-    /// What each choice costs, measured now or before.
-    fn measure(&self, compressor: &mut Compressor) -> Outcome<Vec<Measured>> {
-        let args = self.job.args;
-        let mut resume = Resume::new("measure", &[self.key.to_owned(), format!("{:?}", search::TYPES)])?;
+    /// Certifies the model's own file.
+    pub fn take_as_it_is(&mut self) -> Outcome<Report> {
+        self.shaped.rename(&self.job.args.output)?;
+        self.seal(Assignment::default())
+    }
+
+    /// Rounds all matrices to one type.
+    pub fn make_uniform(&mut self, dtype: DType) -> Outcome<Report> {
+        let assignment = Assignment::uniform(&self.shaped.model, dtype);
+        self.compressor.write(&assignment, &self.job.args.output, &self.shaped.key)?;
+        self.seal(assignment)
+    }
+
+    /// What each choice costs, measured now or before. `vocabulary_loss` is what having no more tokens costs, nats.
+    pub fn survey(&mut self, vocabulary_loss: f64) -> Outcome<Survey> {
+        let key = &self.shaped.key;
+        let mut resume = Resume::new("measure", &[key.clone(), format!("{:?}", search::TYPES)])?;
         let measured: Vec<Measured> = resume.load().unwrap_or_default();
         let mut saved = Ok(());
-        let measured = compressor.measure(measured, &mut |measured| {
+        let measured = self.compressor.measure(measured, &mut |measured| {
             saved = resume.save(&measured);
         })?;
         saved?;
         give_back_freed();
-        let mut measured = if args.compatible { search::compatible(measured) } else { measured };
+        let mut measured = if self.job.args.compatible { search::compatible(measured) } else { measured };
         // Only memory is a reason to keep keys and values in less.
-        if args.ram.is_some() {
-            let mut resume = Resume::new("measure-kv", &[self.key.to_owned()])?;
+        if self.job.args.ram.is_some() {
+            let mut resume = Resume::new("measure-kv", std::slice::from_ref(key))?;
             let kv = match resume.load() {
                 Some(kv) => kv,
                 None => {
-                    let kv = compressor.measure_kv()?;
+                    let kv = self.compressor.measure_kv()?;
                     resume.save(&kv)?;
                     kv
                 }
             };
             measured.push(kv);
         }
-        Ok(measured)
-    }
-
-    /// Bytes of a file that are not matrices, its certificate among them.
-    fn rest_bytes(&self, compressor: &Compressor, search: &Search) -> Outcome<u64> {
+        let whole = Variant { loss: self.shaped.pruning_loss() + vocabulary_loss, ..Variant::default() };
+        let search = self.search(&measured, &whole)?;
         let smallest = search.solve_sizes(&[search.smallest_bytes()]).pop().flatten();
         let smallest = smallest.ok_or("the model has no matrices")?.assignment;
         let n_tensors = smallest.0.len() as u64;
-        Ok(compressor.file_bytes(&smallest)? - smallest.size_bytes(self.model)
+        let rest_bytes = self.compressor.file_bytes(&smallest)? - smallest.size_bytes(&self.shaped.model)
             + CERTIFICATE_BYTES
-            + CERTIFICATE_BYTES_PER_TENSOR * n_tensors)
+            + CERTIFICATE_BYTES_PER_TENSOR * n_tensors;
+        Ok(Survey { measured, whole, vocabulary_loss, rest_bytes })
     }
 
-    /// What is asked of a device.
-    fn wish(&self) -> Wish<'_> {
-        let args = self.job.args;
-        Wish {
-            size: args.size.first(),
-            ram: args.ram.as_ref(),
-            latency_ns: args.latency,
-            context_len: args.context as usize,
-            n_threads: self.job.device_threads,
-            profile: self.job.profile,
-        }
+    /// Among what was measured, in what `variant` leaves of the model.
+    pub fn search<'s>(&'s self, measured: &'s [Measured], variant: &'s Variant) -> Outcome<Search<'s>> {
+        Ok(Search::new(&self.shaped.model, measured, variant).ok_or(OF_ANOTHER_MODEL)?)
     }
 
-    /// The files to make.
-    fn targets(&self, search: &Search, compressor: &Compressor, rest: u64) -> Outcome<Vec<Target<'a>>> {
-        let args = self.job.args;
-        if let Some(max_kl) = args.max_kl.or(args.preset.map(|preset| preset.max_kl())) {
+    /// Makes the file that was asked for at `path`, and checks it.
+    pub fn make<'r>(&mut self, request: &'r Request<'r>, path: &Path, survey: &Survey) -> Outcome<Made<'r>> {
+        let (solution, predicted) = self.solve(request, survey)?;
+        self.compressor.write(&solution.assignment, path, &self.shaped.key)?;
+        let check = self.check(path, solution.kv_type)?;
+        let candidates = self.candidates(survey)?;
+        let (loss, rounds) = (0.0, Vec::new());
+        let mut made = Made { request, solution, check, loss, rounds, predicted, candidates };
+        self.improve(&mut made, path, survey)?;
+        made.loss = made.check.kl_divergence + survey.vocabulary_loss;
+        Ok(made)
+    }
+
+    fn solve(&self, request: &Request, survey: &Survey) -> Outcome<(Solution, Option<Figures>)> {
+        let search = self.search(&survey.measured, &survey.whole)?;
+        if let Some(max_kl) = self.job.args.max_kl() {
             let solution = search.solve_loss(max_kl).ok_or_else(|| {
                 format!("no choice of types loses only {max_kl} nats: take more, or give --size")
             })?;
-            return Ok(vec![Target { output: args.output.clone(), size: None, solution, predicted: None }]);
+            return Ok((solution, None));
         }
-        let wish = self.wish();
+        let wish = self.job.wish();
         if wish.is_of_a_device() {
-            let (solution, figures) = wish.solve(search, compressor, rest, &args.output)?;
-            let predicted = self.job.profile.map(|_| figures);
-            let (output, size) = (args.output.clone(), args.size.first());
-            return Ok(vec![Target { output, size, solution, predicted }]);
+            let (solution, figures) =
+                wish.solve(&search, &self.compressor, survey.rest_bytes, &request.output)?;
+            return Ok((solution, self.job.profile.map(|_| figures)));
         }
-        let budgets: Vec<u64> = args.size.iter().map(|size| size.bytes.saturating_sub(rest)).collect();
-        let solutions = search.solve_sizes(&budgets);
-        let target = |(size, solution): (&'a Size, Option<Solution>)| {
-            let solution = solution.ok_or_else(|| {
-                format!(
-                    "no choice of types fits into {}: the smallest takes {} bytes; raise --size",
-                    size.text,
-                    search.smallest_bytes() + rest
-                )
-            })?;
-            let output = if args.size.len() == 1 {
-                args.output.clone()
-            } else {
-                let stem = args.output.file_stem().unwrap_or_default().to_string_lossy();
-                args.output.with_file_name(format!("{stem}-{}.gguf", size.text))
-            };
-            Ok(Target { output, size: Some(size), solution, predicted: None })
-        };
-        args.size.iter().zip(solutions).map(target).collect()
+        let size = request.size.ok_or("nothing was asked for")?;
+        let solution = search.solve_sizes(&[size.bytes.saturating_sub(survey.rest_bytes)]).pop().flatten();
+        let solution = solution.ok_or_else(|| {
+            format!(
+                "no choice of types fits into {}: the smallest takes {} bytes; raise --size",
+                size.text,
+                search.smallest_bytes() + survey.rest_bytes
+            )
+        })?;
+        Ok((solution, None))
     }
 
     /// What other sizes would have given.
-    fn candidates(&self, search: &Search, rest: u64) -> Vec<Candidate> {
+    fn candidates(&self, survey: &Survey) -> Outcome<Vec<Candidate>> {
+        let search = self.search(&survey.measured, &survey.whole)?;
         let (smallest, largest) = (search.smallest_bytes(), search.largest_bytes());
         let budgets: Vec<u64> =
             (0..=N_CANDIDATES).map(|i| smallest + (largest - smallest) * i / N_CANDIDATES).collect();
         let candidate = |solution: Solution| Candidate {
-            size_bytes: solution.assignment.size_bytes(self.model) + rest,
+            size_bytes: search.size_of(&solution) + survey.rest_bytes,
             expected_kl: solution.loss(),
+            left_out: None,
         };
-        search.solve_sizes(&budgets).into_iter().flatten().map(candidate).collect()
+        Ok(search.solve_sizes(&budgets).into_iter().flatten().map(candidate).collect())
     }
 
-    /// Where a file's loss is not what was expected, searches again with what is learnt from that. The better of the two
-    /// files stays; its check, and both searches, are what comes back.
-    fn improve(
-        &self,
-        target: &mut Target,
-        check: Check,
-        teacher: &mut Teacher,
-        (measured, rest): (&[Measured], u64),
-        compressor: &mut Compressor,
-    ) -> Outcome<(Check, Vec<Round>)> {
-        let expected_kl = target.expected_kl().unwrap_or(0.0);
-        if !correct::is_wrong(expected_kl, check.kl_divergence) {
-            return Ok((check, Vec::new()));
+    /// Where a file's loss is not what was expected, searches again with what is learnt from that, and keeps the better of
+    /// the two files.
+    fn improve(&mut self, made: &mut Made, path: &Path, survey: &Survey) -> Outcome<()> {
+        let expected_kl = made.solution.loss() - survey.vocabulary_loss;
+        if !correct::is_wrong(expected_kl, made.check.kl_divergence) {
+            return Ok(());
         }
-        let first = Round { expected_kl, kl_divergence: check.kl_divergence };
-        let result = Model::load(&target.output)?;
-        let factors = compressor.factors(&target.solution, &result, self.check.0)?;
+        let first = Round { expected_kl, kl_divergence: made.check.kl_divergence };
+        let result = Model::load(path)?;
+        let factors = self.compressor.factors(&made.solution, &result, &self.shaped.check.0)?;
         drop(result);
-        let measured = correct::corrected(measured, &factors);
-        let search = Search::new(self.model, &measured).ok_or("the measurements are of another model")?;
-        let wish = self.wish();
+        let measured = correct::corrected(&survey.measured, &factors);
+        let search = self.search(&measured, &survey.whole)?;
+        let wish = self.job.wish();
         let solution = if wish.is_of_a_device() {
-            wish.solve_again(&search, &target.solution)?
+            wish.solve_again(&search, &made.solution)?
         } else {
-            let of_size = target.size.map(|size| size.bytes.saturating_sub(rest));
-            let budget = of_size.unwrap_or(target.solution.assignment.size_bytes(self.model));
+            let of_size = made.request.size.map(|size| size.bytes.saturating_sub(survey.rest_bytes));
+            let budget = of_size.unwrap_or(search.size_of(&made.solution));
             search.solve_sizes(&[budget]).pop().flatten()
         };
-        let Some(solution) = solution.filter(|solution| solution.assignment != target.solution.assignment)
+        let Some(solution) = solution.filter(|solution| solution.assignment != made.solution.assignment)
         else {
-            return Ok((check, Vec::new()));
+            return Ok(());
         };
-        let path = Temporary::beside(&target.output, "second");
-        compressor.write(&solution.assignment, &path.0, self.key)?;
-        let second_check = self.check(&path.0, solution.kv_type, teacher, compressor.watch())?;
-        let second = Round { expected_kl: solution.loss(), kl_divergence: second_check.kl_divergence };
-        if second.kl_divergence >= first.kl_divergence {
-            return Ok((check, vec![second, first]));
+        let file = Temporary::again_beside(path, "second");
+        self.compressor.write(&solution.assignment, &file.0, &self.shaped.key)?;
+        let check = self.check(&file.0, solution.kv_type)?;
+        let expected_kl = solution.loss() - survey.vocabulary_loss;
+        let second = Round { expected_kl, kl_divergence: check.kl_divergence };
+        if second.kl_divergence < first.kl_divergence {
+            file.rename(path)?;
+            (made.solution, made.check) = (solution, check);
+            made.rounds = vec![first, second];
+        } else {
+            made.rounds = vec![second, first];
         }
-        fs::rename(&path.0, &target.output)
-            .map_err(|error| format!("could not write {}: {error}", target.output.display()))?;
-        target.solution = solution;
-        Ok((second_check, vec![first, second]))
+        Ok(())
     }
 
     /// Measures a file beside the teacher.
-    fn check(
-        &self,
-        path: &Path,
-        kv_type: Option<KvType>,
-        teacher: &mut Teacher,
-        watch: &mut dyn FnMut(Step),
-    ) -> Outcome<Check> {
-        give_back_freed();
-        let mut result = self.result(path, kv_type)?;
-        Ok(Check::measure(&mut result, teacher, self.check, self.job.cancel, watch)?)
-    }
-
-    fn result(&self, path: &Path, kv_type: Option<KvType>) -> Outcome<Engine> {
-        let options = EngineOptions {
-            n_threads: self.job.n_threads,
-            kv_type: kv_type.unwrap_or_default(),
-            ..EngineOptions::default()
-        };
-        Ok(Engine::new(&Arc::new(Model::load(path)?), options)?)
-    }
-
-    /// The teacher, which has read what results are checked on.
-    fn reader(&self, watch: &mut dyn FnMut(Step)) -> Outcome<Teacher> {
-        give_back_freed();
-        let mut teacher = self.teacher(self.model.config().vocab_size)?;
-        teacher.read(self.job.teacher, self.check.0, self.job.cancel, &mut |n_done, n_all| {
-            watch(Step { what: "reading what is held out", n_done, n_all });
-        })?;
-        Ok(teacher)
-    }
-
-    fn teacher(&self, vocab_size: usize) -> Outcome<Teacher> {
-        let engine = vocabulary::engine(self.job.teacher, self.job.n_threads)?;
-        Ok(Teacher::new(engine, self.job.tokenizer, self.tokenizer, vocab_size)?)
-    }
-
-    /// Checks a file and certifies it.
-    pub fn seal(
-        &self,
-        target: &Target,
-        candidates: &[Candidate],
-        watch: &mut dyn FnMut(Step),
-    ) -> Outcome<Report> {
-        let mut teacher = self.reader(watch)?;
-        let check = self.check(&target.output, target.solution.kv_type, &mut teacher, watch)?;
-        drop(teacher);
-        self.certify(target, check, Vec::new(), candidates, watch)
-    }
-
-    /// Puts the certificate into a file and beside it.
-    fn certify(
-        &self,
-        target: &Target,
-        check: Check,
-        rounds: Vec<Round>,
-        candidates: &[Candidate],
-        watch: &mut dyn FnMut(Step),
-    ) -> Outcome<Report> {
-        let Job { args, cancel, .. } = *self.job;
-        let path = &target.output;
-        if let Some(kv_type) = target.solution.kv_type {
-            add_metadata(path, &[(KV_KEY, Value::String(kv_type.name()))])?;
+    fn check(&mut self, path: &Path, kv_type: Option<KvType>) -> Outcome<Check> {
+        let cancel = self.job.cancel;
+        if self.teacher.is_none() {
+            give_back_freed();
+            let mut teacher = self.new_teacher()?;
+            let watch = self.compressor.watch();
+            teacher.read(self.job.teacher, &self.shaped.check.0, cancel, &mut |n_done, n_all| {
+                watch(Step { what: "reading what is held out", n_done, n_all });
+            })?;
+            self.teacher = Some(teacher);
         }
-        let vocabulary = match (&self.job.trimming, self.kept) {
-            (Some(trimming), Some(kept)) => {
-                let mut result = self.result(path, target.solution.kv_type)?;
-                let mut teacher = self.teacher(result.config().vocab_size)?;
-                let (result, teacher) =
-                    ((&mut result, self.tokenizer), (&mut teacher.engine, self.job.tokenizer));
-                Some(trimming.certify(kept, result, teacher, cancel, watch)?)
-            }
-            _ => None,
-        };
-        let model = Arc::new(Model::load(path)?);
-        let asked = |model, tokenizer, kv_type: Option<KvType>| Asked {
-            model,
-            tokenizer,
-            kv_type: kv_type.unwrap_or_default(),
-        };
-        let (tasks, answers) = self.job.samples.ask(
-            &asked(self.job.teacher, self.job.tokenizer, None),
-            &asked(&model, self.tokenizer, target.solution.kv_type),
-            cancel,
-            watch,
-        )?;
-        drop(model);
-        let figures = match target.predicted {
-            Some(figures) => figures,
-            None => running::measure(path, self.job.device_threads, args.context as usize)?,
-        };
-        let device = self.wish().record(target.solution.kv_type, figures);
-        let tensors = target.solution.assignment.0.iter().filter_map(|(slot, dtype)| {
-            let tensor = self.model.tensor(*slot)?;
-            Some(TensorRecord {
-                name: tensor.name.to_owned(),
-                dtype: dtype.name().to_owned(),
-                size_bytes: (dtype.row_bytes(tensor.n_cols)? * tensor.n_rows) as u64,
-                expected_kl: target.solution.losses.get(tensor.name).copied(),
-            })
-        });
-        let budget_bytes = target.size.map(|size| size.bytes);
-        let expected_kl = target.expected_kl();
-        let certificate = Certificate {
-            version: certificate::VERSION,
-            made_by: format!("edgeward {}", env!("CARGO_PKG_VERSION")),
-            command: self.job.command(budget_bytes, path),
-            teacher: self.job.ids.0.clone(),
-            calibration: self.job.ids.1.clone(),
-            window_len: self.windows.window_len(),
-            n_calibration_windows: self.windows.len(),
-            size_bytes: fs::metadata(path)?.len(),
-            budget_bytes,
-            expected_kl,
-            rounds,
-            check,
-            device: Some(device),
-            tasks,
-            answers,
-            pruning: self.pruned.cloned(),
-            vocabulary: vocabulary.clone(),
-            tensors: tensors.collect(),
-            candidates: candidates.to_vec(),
-        };
-        let json = certificate.to_json();
-        add_metadata(path, &[(certificate::KEY, Value::String(&json))])?;
-        write(&path.with_extension("certificate.json"), &json)?;
-        write(&path.with_extension("certificate.html"), &certificate.to_html())?;
-        Ok(Report {
-            output: path.clone(),
-            size_bytes: fs::metadata(path)?.len(),
-            budget_bytes,
-            expected_kl,
-            kl_divergence: check.kl_divergence,
-            kl_divergence_stderr: check.kl_divergence_stderr,
-            top1_agreement: check.top1_agreement,
-            perplexity: check.perplexity,
-            ms_per_token: figures.ns_per_token / 1e6,
-            memory_bytes: figures.memory_bytes,
-            pruning: self.pruned.cloned(),
-            vocabulary,
-        })
+        give_back_freed();
+        let mut result = result_engine(path, kv_type, self.job.n_threads)?;
+        let teacher = self.teacher.as_mut().ok_or("there is no teacher")?;
+        let (windows, is_held_out) = &self.shaped.check;
+        let watch = self.compressor.watch();
+        Ok(Check::measure(&mut result, teacher, (windows, *is_held_out), cancel, watch)?)
+    }
+
+    fn new_teacher(&self) -> Outcome<Teacher> {
+        let engine = vocabulary::engine(self.job.teacher, self.job.n_threads)?;
+        let vocab_size = self.shaped.model.config().vocab_size;
+        Ok(Teacher::new(engine, self.job.tokenizer, &self.shaped.tokenizer, vocab_size)?)
+    }
+
+    /// Checks and certifies a file whose types were not searched for.
+    fn seal(&mut self, assignment: Assignment) -> Outcome<Report> {
+        let (losses, lost_before) = (BTreeMap::new(), self.shaped.pruning_loss());
+        let solution = Solution { assignment, kv_type: None, losses, lost_before };
+        let request = Request { output: self.job.args.output.clone(), size: None };
+        let check = self.check(&request.output, None)?;
+        // Certifying needs memory for both models.
+        self.teacher = None;
+        let (rounds, candidates) = (Vec::new(), Vec::new());
+        let loss = check.kl_divergence;
+        let made = Made { request: &request, solution, check, loss, rounds, predicted: None, candidates };
+        certify(self.job, self.shaped, made, self.compressor.watch())
     }
 }
 
-fn write(path: &Path, text: &str) -> Result<(), String> {
-    fs::write(path, text).map_err(|error| format!("could not write {}: {error}", path.display()))
+/// An engine of a file that was made.
+pub fn result_engine(path: &Path, kv_type: Option<KvType>, n_threads: usize) -> Outcome<Engine> {
+    let kv_type = kv_type.unwrap_or_default();
+    let options = EngineOptions { n_threads, kv_type, ..EngineOptions::default() };
+    Ok(Engine::new(&Arc::new(Model::load(path)?), options)?)
 }
