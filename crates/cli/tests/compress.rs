@@ -352,6 +352,11 @@ fn layers_that_do_less_than_their_bytes_go() {
     assert!(with_all["expected_kl"].as_f64().unwrap() > expected.as_f64().unwrap(), "{with_all}");
     assert_eq!(files(&sandbox), ["deep.gguf", "x.certificate.html", "x.certificate.json", "x.gguf"]);
     assert!(compress("60KB").stderr.contains("no choice of types fits into 60KB"));
+    // Whoever wants all layers keeps them.
+    let all = ["compress", "./deep.gguf", "--calibration", &text(), "-o", "y.gguf", "--drop-layers", "0"];
+    let kept = json(&sandbox.run(&[&all[..], &["--size", "150KB", "--json"]].concat()).success());
+    assert!(kept[0].get("pruning").is_none() && kept[0]["kl_divergence"].as_f64() > measured.as_f64());
+    assert!(sandbox.run(&all).failure().contains("nothing is to be left out or rounded"));
 }
 
 #[test]

@@ -366,6 +366,7 @@ impl Compressor<'_> {
     fn place_weights(&self, bench: &mut Bench, slot: Slot, weights: Option<&[f32]>) -> Result<(), Error> {
         let tensor = self.tensor(slot)?;
         let own = if weights.is_none() { widened(&tensor) } else { Vec::new() };
+        self.teacher.release(&tensor);
         let weights = weights.unwrap_or(&own);
         let new = if tensor.n_cols.is_multiple_of(DType::Q8_0.block_len()) {
             matrix(&tensor, DType::Q8_0, rounding::to_eight_bits(weights))?

@@ -64,8 +64,8 @@ Some hundred kilobytes are enough. Stopped by Ctrl-C or otherwise, the same comm
 pub struct Args {
     /// Name, hf:org/repo/file.gguf or path of a GGUF file, best with float weights
     model: String,
-    /// Bytes of the file at most, such as 92MB or 88MiB: the best type for each matrix is searched for. Several sizes
-    /// share the measurements, and their names get the size: small-92MB.gguf
+    /// Bytes of the file at most, such as 92MB or 88MiB: the best type for each matrix is searched for, and which layers are
+    /// not worth their bytes. Several sizes share the measurements, and their names get the size: small-92MB.gguf
     #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = parse_size,
         required_unless_present_any =
             ["ram", "latency", "preset", "max_kl", "dtype", "vocab_from", "prune", "drop_layers"])]
@@ -97,19 +97,20 @@ pub struct Args {
     /// One type for all matrices. Those called EW are Edgeward's own
     #[arg(long = "type", value_name = "TYPE", value_enum, ignore_case = true, conflicts_with = "size")]
     dtype: Option<TypeArg>,
-    /// Keep only the tokens that texts like this one need; every text can still be encoded. Without --size,
-    /// --preset or --type nothing else is changed
+    /// Keep only the tokens that texts like this one need; every text can still be encoded. A search for types chooses how
+    /// many too. Without --size, --ram, --latency, --preset, --max-kl or --type nothing else is changed
     #[arg(long, value_name = "FILE")]
     vocab_from: Option<PathBuf>,
-    /// Tokens to keep at most [default: as it takes to miss one in a thousand of such a text]
+    /// Tokens to keep at most [default: what the search finds best; without one, as it takes to miss one in a thousand of such
+    /// a text]
     #[arg(long, value_name = "N", requires = "vocab_from", value_parser = clap::value_parser!(u32).range(1..))]
     vocab_size: Option<u32>,
     /// Leave out at least so many percent of the weights: layers, neurons and heads, of each as many as costs the least.
     /// What is left is adjusted. Needs float weights, unless --size, --preset or --type rounds the result
     #[arg(long, value_name = "PERCENT", value_parser = parse_percent, conflicts_with = "drop_layers")]
     prune: Option<f64>,
-    /// Leave out so many whole layers, one after the other those that are missed the least. As --prune
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    /// Leave out so many whole layers, one after the other those that are missed the least; 0 keeps all. As --prune
+    #[arg(long, value_name = "N")]
     drop_layers: Option<u16>,
     /// A text of the kind that the model will read [default: that of --vocab-from]
     #[arg(long, value_name = "FILE", required_unless_present = "vocab_from")]
@@ -378,7 +379,10 @@ impl Job<'_> {
     fn make_all(&self, watch: &mut dyn FnMut(Step)) -> Outcome<Vec<Report>> {
         let args = self.args;
         let shaped = Shaped::new(self, self.goal(), self.vocabulary_limit(), watch)?;
-        if !args.rounds() && shaped.is_made() {
+        if !args.rounds() {
+            if !shaped.is_made() {
+                return Err("nothing is to be left out or rounded: add --size, --preset or --type".into());
+            }
             return Ok(vec![Work::new(self, &shaped, watch)?.take_as_it_is()?]);
         }
         match args.dtype {
@@ -387,8 +391,9 @@ impl Job<'_> {
         }
     }
 
+    /// What shall go, as far as that was said.
     fn goal(&self) -> Option<Goal> {
-        let layers = self.args.drop_layers.map(|n| Goal::Layers(n.into()));
+        let layers = self.args.drop_layers.filter(|n| *n > 0).map(|n| Goal::Layers(n.into()));
         layers.or(self.args.prune.map(|percent| Goal::Share(percent / 100.0)))
     }
 

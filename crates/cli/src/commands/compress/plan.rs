@@ -123,8 +123,9 @@ impl<'j> Planner<'_, 'j> {
 
     fn max_dropped(&self, work: &Work) -> usize {
         // Whoever says what goes has chosen.
-        let is_chosen = self.job.goal().is_some() || !work.compressor.can_drop(1);
-        if is_chosen { 0 } else { self.shaped.model.config().n_layers / LAYERS_BY_DROPPED }
+        let is_chosen = self.job.args.prune.is_some() || self.job.args.drop_layers.is_some();
+        let is_fixed = is_chosen || !work.compressor.can_drop(1);
+        if is_fixed { 0 } else { self.shaped.model.config().n_layers / LAYERS_BY_DROPPED }
     }
 
     /// Every vocabulary without some layers, whose loss costs the model `loss`.

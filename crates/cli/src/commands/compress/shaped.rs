@@ -10,6 +10,7 @@ use edgeward_compress::eval::Windows;
 use edgeward_compress::prune::{Goal, Shape};
 use edgeward_compress::rounding::Effort;
 use edgeward_compress::vocabulary::{Kept, Limit};
+use edgeward_kernels::memory::give_back_freed;
 use edgeward_model::Model;
 use edgeward_model::tokenizer::Tokenizer;
 
@@ -63,6 +64,9 @@ impl Shaped {
             }
             _ => None,
         };
+        // Writing a part has brought in the whole.
+        job.teacher.release_all();
+        give_back_freed();
         let tokenizer = model.tokenizer()?;
         let windows = Windows::new(&tokenizer, job.text, job.window_len)?;
         let (windows, check_windows, is_held_out) = certificate::split(&windows, job.n_windows);
