@@ -32,6 +32,20 @@ fn wake_words_with_their_times() {
 }
 
 #[test]
+fn yes_and_no_but_nothing_in_noise_and_silence() {
+    let sandbox = Sandbox::new();
+    let model = testdata("networks/models/micro_speech_quantized.tflite");
+    for (clip, expected) in [("yes", "yes"), ("no", "no"), ("noise", ""), ("silence", "")] {
+        let file = testdata(&format!("sound/{clip}_1000ms.wav"));
+        let args = ["hear", &file, "--model", &model, "--labels", "-,unknown,yes,no", "--json"];
+        let lines = sandbox.run(&args).success();
+        let heard: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let labels: Vec<&str> = heard.iter().map(|event| event["label"].as_str().unwrap()).collect();
+        assert_eq!(labels.concat(), expected, "{clip}: {lines}");
+    }
+}
+
+#[test]
 fn what_cannot_be_heard_is_refused() {
     let sandbox = Sandbox::new();
     let (file, model) =

@@ -28,8 +28,9 @@ Examples:
   arecord -t wav -r 16000 -f S16_LE | edgeward hear - --model wakeword.tflite --labels marvin,-,- --json
 
 Sound is WAV with 16,000 samples a second; channels are averaged. It is turned into what the network's
-input says: 30 frames of 40 log energies as MLPerf Tiny's streaming wake word has them, or 49 frames of
-10 cepstral coefficients as its keyword spotting.")]
+input says: 30 frames of 40 log energies as MLPerf Tiny's streaming wake word has them, 49 frames of
+10 cepstral coefficients as its keyword spotting, or 49 frames of 40 as TensorFlow Lite Micro's
+micro_speech. A recording that is too short for an average is judged as a whole at its end.")]
 pub struct Args {
     /// WAV files, `-` for standard input
     #[arg(required = true)]
@@ -38,7 +39,7 @@ pub struct Args {
     #[arg(long, short)]
     model: PathBuf,
     /// Names of its classes, in order; a class named `-` is not reported [default: their numbers]
-    #[arg(long, short, value_delimiter = ',')]
+    #[arg(long, short, value_delimiter = ',', allow_hyphen_values = true)]
     labels: Vec<String>,
     /// Mean probability at which a class is heard
     #[arg(long, short, default_value_t = Smoothing::default().on, value_parser = probability)]
@@ -103,14 +104,17 @@ fn hear(args: &Args, path: &Path, source: impl Read, verbosity: Verbosity) -> Ou
     let file = path.display().to_string();
     let (mut samples, mut heard) = (Vec::new(), Vec::new());
     let (mut n_samples, mut computing) = (0, Duration::ZERO);
-    loop {
+    let mut is_over = false;
+    while !is_over {
         reader.read(&mut samples, CHUNK_LEN).map_err(|error| FileError::new(path, error))?;
-        if samples.is_empty() {
-            break;
-        }
         n_samples += samples.len();
+        is_over = samples.is_empty();
         let start = Instant::now();
-        listener.push(&samples, |event| heard.push(event))?;
+        if is_over {
+            listener.finish(|event| heard.push(event))?;
+        } else {
+            listener.push(&samples, |event| heard.push(event))?;
+        }
         computing += start.elapsed();
         for event in heard.drain(..).filter(|event| labels[event.class] != SILENT) {
             report(args, &file, event, &labels[event.class])?;

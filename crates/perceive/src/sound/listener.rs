@@ -1,5 +1,6 @@
 //! A network that listens: a window slides over the sound, and what the network says of it becomes events.
 
+use super::features::{MICRO_SPEECH_SCALE, micro_speech_byte};
 use super::{Features, Recipe};
 use crate::anomaly::{Alarm, Change};
 use crate::error::Error;
@@ -38,6 +39,8 @@ pub struct Heard {
 pub struct Listener {
     network: Network,
     recipe: Recipe,
+    /// Whether the network takes bytes as TensorFlow Lite Micro's front end makes them.
+    is_micro_speech: bool,
     features: Features,
     smoothing: Smoothing,
     /// The last samples: one before the oldest frame that is still needed, and all after it.
@@ -70,17 +73,20 @@ impl Listener {
             return Err(Error::unsupported("the network", "more than one input or output"));
         };
         let recipe = Recipe::of_shape(&input.shape).ok_or_else(|| {
-            let shapes = [Recipe::WakeWord, Recipe::Keywords]
-                .map(|r| format!("{} x {}", r.n_frames(), r.n_features()));
+            let shapes = Recipe::ALL.map(|r| format!("{} x {}", r.n_frames(), r.n_features()));
             let what =
                 format!("an input of shape {:?}: sound is turned into {}", input.shape, shapes.join(" or "));
             Error::unsupported("the network", what)
         })?;
         assert!(smoothing.n_answers > 0);
         let n_classes = output.n_elements();
+        let has_its_scale =
+            |(scale, zero): (f32, i32)| zero == -128 && (scale / MICRO_SPEECH_SCALE - 1.0).abs() < 0.01;
+        let is_micro_speech = recipe == Recipe::MicroSpeech && input.quantization.is_some_and(has_its_scale);
         let (on, off) = (f64::from(smoothing.on), f64::from(smoothing.off));
         Ok(Listener {
             recipe,
+            is_micro_speech,
             features: Features::new(recipe),
             samples: vec![0.0],
             n_gone: 0,
@@ -114,13 +120,13 @@ impl Listener {
         }
         self.samples.extend_from_slice(samples);
         let (n_wanted, n_moved) = match self.recipe {
-            Recipe::WakeWord => (self.recipe.frame_len(), self.recipe.stride()),
+            Recipe::WakeWord | Recipe::MicroSpeech => (self.recipe.frame_len(), self.recipe.stride()),
             Recipe::Keywords => (self.recipe.clip_len(), STRIDES_OF_WHOLE * self.recipe.stride()),
         };
         let mut first = 0;
         while self.samples.len() - first > n_wanted {
             let is_full = match self.recipe {
-                Recipe::WakeWord => self.take_frame(first),
+                Recipe::WakeWord | Recipe::MicroSpeech => self.take_frame(first),
                 Recipe::Keywords => self.take_clip(first),
             };
             if is_full {
@@ -131,6 +137,26 @@ impl Listener {
         }
         self.samples.drain(..first);
         self.n_gone += first as u64;
+        Ok(())
+    }
+
+    /// Says that the sound is over, and calls `on_heard` for what only its end decides: a recording with fewer answers than
+    /// are averaged is judged by those that it has, and one shorter than a window is followed by silence.
+    ///
+    /// # Errors
+    /// None but those of [`Listener::push`].
+    pub fn finish(&mut self, mut on_heard: impl FnMut(Heard)) -> Result<(), Error> {
+        let n_heard = self.n_gone as usize + self.samples.len() - 1;
+        if self.n_answers == 0 && n_heard > 0 {
+            self.push(&vec![0.0; self.recipe.clip_len().saturating_sub(n_heard)], &mut on_heard)?;
+        }
+        let n_answers = self.n_answers;
+        if n_answers == 0 || n_answers >= self.smoothing.n_answers {
+            return Ok(());
+        }
+        let n_samples = self.n_gone + self.samples.len() as u64 - 1;
+        let time_s = n_samples as f64 / f64::from(self.recipe.sample_rate());
+        self.decide(time_s, n_answers, &mut on_heard);
         Ok(())
     }
 
@@ -160,18 +186,29 @@ impl Listener {
     fn answer(&mut self, time_s: f64, on_heard: &mut impl FnMut(Heard)) -> Result<(), Error> {
         let n_classes = self.alarms.len();
         let slot = self.n_answers % self.smoothing.n_answers;
-        self.network.set_input(0, &self.input)?;
+        if self.is_micro_speech {
+            let bytes: Vec<i8> = self.input.iter().map(|feature| micro_speech_byte(*feature)).collect();
+            self.network.set_input_bytes(0, &bytes)?;
+        } else {
+            self.network.set_input(0, &self.input)?;
+        }
         self.network.run();
         self.network.output(0, &mut self.answers[slot * n_classes..][..n_classes])?;
         self.n_answers += 1;
+        // Before there are enough answers, those that are missing count as 0.
+        self.decide(time_s, self.smoothing.n_answers, on_heard);
+        Ok(())
+    }
+
+    /// By the mean of the last answers, of which there are `n_answers`.
+    fn decide(&mut self, time_s: f64, n_answers: usize, on_heard: &mut impl FnMut(Heard)) {
+        let n_classes = self.alarms.len();
         for (class, alarm) in self.alarms.iter_mut().enumerate() {
-            // Before there are enough answers, those that are missing count as 0.
             let sum: f32 = self.answers.iter().skip(class).step_by(n_classes).sum();
-            let probability = sum / self.smoothing.n_answers as f32;
+            let probability = sum / n_answers as f32;
             if alarm.update(f64::from(probability)) == Change::Raised {
                 on_heard(Heard { time_s, class, probability });
             }
         }
-        Ok(())
     }
 }

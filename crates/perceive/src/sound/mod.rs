@@ -8,6 +8,7 @@ mod clip;
 mod features;
 mod fft;
 mod listener;
+mod micro;
 mod wav;
 
 pub use clip::Clip;
