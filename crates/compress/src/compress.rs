@@ -23,6 +23,7 @@ use edgeward_model::tensor::{LayerSlot, Slot, Tensor};
 use edgeward_model::{Model, TensorBytes};
 use half::f16;
 
+use crate::equalize::Scales;
 use crate::error::Error;
 use crate::eval::Windows;
 use crate::hessian::{Factor, Hessian};
@@ -33,8 +34,8 @@ pub(crate) const DAMPING: f64 = 0.01;
 /// The key that says of which type most of a file's weights are, and what it says of a mixture it has no name for
 /// (`enum llama_ftype` in `llama.h`: "guessed").
 const FILE_TYPE: (&str, u32) = ("general.file_type", 1024);
-/// Names the way in which a work folder's files were made: those of another way are of no use.
-const WORK_VERSION: u32 = 1;
+/// Names the way in which a work folder's files were made, and what is measured: those of another way are of no use.
+pub const WORK_VERSION: u32 = 2;
 
 /// The type of each matrix; other tensors stay as they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,6 +103,8 @@ pub struct Compressor<'a> {
     watch: &'a mut dyn FnMut(Step),
     /// Of the output matrix's inputs, as the teacher computes them: the same for every choice of types.
     of_output: Option<Factor>,
+    /// Of the teacher's matrices ([`Compressor::equalize`]).
+    pub(crate) scales: Scales,
 }
 
 impl<'a> Compressor<'a> {
@@ -117,7 +120,8 @@ impl<'a> Compressor<'a> {
         watch: &'a mut dyn FnMut(Step),
     ) -> Result<Compressor<'a>, Error> {
         let gguf = teacher.gguf().ok_or_else(|| Error::NotGguf { path: teacher.path().to_owned() })?;
-        Ok(Compressor { teacher, gguf, windows, options, cancel, watch, of_output: None })
+        let (of_output, scales) = (None, Scales::default());
+        Ok(Compressor { teacher, gguf, windows, options, cancel, watch, of_output, scales })
     }
 
     /// The teacher.
@@ -143,12 +147,13 @@ impl<'a> Compressor<'a> {
         let slots: BTreeMap<&str, Slot> =
             self.teacher.tensors().map(|(slot, tensor)| (tensor.name, slot)).collect();
         writer.write_file(path, |name, out| {
-            match slots.get(name).filter(|slot| assignment.0.contains_key(slot)) {
-                Some(slot) => out.write_all(&work.read(*slot)?),
-                None => {
-                    let tensor = self.gguf.tensor(name).expect("tensors of the writer are those of the file");
-                    out.write_all(tensor.data)
+            let tensor = self.gguf.tensor(name).expect("tensors of the writer are those of the file");
+            match slots.get(name) {
+                Some(slot) if assignment.0.contains_key(slot) => out.write_all(&work.read(*slot)?),
+                Some(slot) if self.scales.of_norm(*slot).is_some() => {
+                    out.write_all(&floats(tensor.dtype, &self.scaled_norm(*slot, &tensor.as_matrix())))
                 }
+                _ => out.write_all(tensor.data),
             }
         })?;
         work.remove()?;
@@ -243,6 +248,7 @@ impl<'a> Compressor<'a> {
         for layer_idx in 0..n_layers {
             self.tell("rounding layers", layer_idx, n_layers)?;
             let slots: Vec<Slot> = layer_matrices(layer_idx).collect();
+            self.place_norms(&mut engine, layer_idx)?;
             if slots.iter().any(|slot| !work.has(*slot)) {
                 for &slot in &slots {
                     self.place_teacher(&mut engine, slot)?;
@@ -297,6 +303,7 @@ impl<'a> Compressor<'a> {
         let mut streams = embed_all(engine, windows)?;
         for layer_idx in 0..config.n_layers {
             self.tell("reading the calibration text", layer_idx, config.n_layers)?;
+            self.place_norms(engine, layer_idx)?;
             for slot in layer_matrices(layer_idx) {
                 self.place_teacher(engine, slot)?;
             }
@@ -341,6 +348,9 @@ impl<'a> Compressor<'a> {
             self.place_teacher(&mut engine, slot)?;
             self.teacher.release(&tensor);
         }
+        for layer_idx in 0..self.teacher.config().n_layers {
+            self.place_norms(&mut engine, layer_idx)?;
+        }
         Ok(engine)
     }
 
@@ -353,14 +363,12 @@ impl<'a> Compressor<'a> {
         work: &WorkFolder,
     ) -> Result<(), Error> {
         let Some(&dtype) = assignment.0.get(&slot).filter(|_| !work.has(slot)) else { return Ok(()) };
-        let tensor = self.tensor(slot)?;
-        let weights = widened(&tensor);
+        let weights = self.weights(slot)?;
         let bytes = if dtype.is_quantized() {
             rounding::round(engine.pool(), Isa::best(), dtype, &weights, factor, self.options.effort).bytes
         } else {
             floats(dtype, &weights)
         };
-        self.teacher.release(&tensor);
         work.write(slot, &bytes)
     }
 
@@ -397,11 +405,42 @@ impl<'a> Compressor<'a> {
     /// moments, and several times as fast as floats.
     pub(crate) fn place_teacher(&self, engine: &mut Engine, slot: Slot) -> Result<(), Error> {
         let tensor = self.tensor(slot)?;
-        if tensor.n_cols.is_multiple_of(DType::Q8_0.block_len()) && !tensor.dtype.is_quantized() {
-            let bytes = rounding::to_eight_bits(&widened(&tensor));
-            engine.set_matrix(slot, matrix(&tensor, DType::Q8_0, bytes)?)?;
+        if tensor.dtype.is_quantized() {
+            return Ok(());
+        }
+        Ok(engine.set_matrix(slot, in_eight_bits(&tensor, &self.weights(slot)?)?)?)
+    }
+
+    /// Divides the norms before a layer's matrices by what these are multiplied by.
+    fn place_norms(&self, engine: &mut Engine, layer_idx: usize) -> Result<(), Error> {
+        for slot in [LayerSlot::AttnNorm, LayerSlot::FfnNorm].map(|slot| Slot::Layer(layer_idx, slot)) {
+            if self.scales.of_norm(slot).is_some() {
+                let mut weights = self.scaled_norm(slot, &self.tensor(slot)?);
+                let offset = self.teacher.config().norm_weight_offset;
+                weights.iter_mut().for_each(|w| *w += offset);
+                engine.set_norm(slot, weights)?;
+            }
         }
         Ok(())
+    }
+
+    /// As the file has it.
+    fn scaled_norm(&self, slot: Slot, tensor: &Tensor) -> Vec<f32> {
+        let mut weights = widened(tensor);
+        let offset = self.teacher.config().norm_weight_offset;
+        for (w, scale) in weights.iter_mut().zip(self.scales.of_norm(slot).unwrap_or_default()) {
+            *w = (*w + offset) / scale - offset;
+        }
+        weights
+    }
+
+    /// A matrix of the teacher, scaled, row after row. Its pages are given back.
+    pub(crate) fn weights(&self, slot: Slot) -> Result<Vec<f32>, Error> {
+        let tensor = self.tensor(slot)?;
+        let mut weights = widened(&tensor);
+        self.teacher.release(&tensor);
+        self.scales.scale(slot, tensor.n_cols, &mut weights);
+        Ok(weights)
     }
 
     /// Puts the teacher's matrix, which is in its file, in the place of a copy.
@@ -488,6 +527,15 @@ pub(crate) fn widened(tensor: &Tensor) -> Vec<f32> {
     let mut weights = vec![0.0; tensor.n_rows * tensor.n_cols];
     dequantize(tensor.dtype, tensor.data, &mut weights);
     weights
+}
+
+/// A matrix of a tensor's shape in eight bits, or in floats where rows are no whole number of blocks.
+pub(crate) fn in_eight_bits(tensor: &Tensor, weights: &[f32]) -> Result<Matrix, Error> {
+    if tensor.n_cols.is_multiple_of(DType::Q8_0.block_len()) {
+        matrix(tensor, DType::Q8_0, rounding::to_eight_bits(weights))
+    } else {
+        matrix(tensor, DType::F32, floats(DType::F32, weights))
+    }
 }
 
 pub(crate) fn floats(dtype: DType, weights: &[f32]) -> Vec<u8> {

@@ -15,6 +15,7 @@
 pub mod certificate;
 pub mod compress;
 pub mod correct;
+mod equalize;
 mod error;
 pub mod eval;
 pub mod hessian;

@@ -26,10 +26,10 @@ use edgeward_model::tensor::{LayerSlot, Slot, Tensor};
 use edgeward_model::{Config, Model, Source};
 use serde::{Deserialize, Serialize};
 
-use crate::compress::{Compressor, DAMPING, embed_all, floats, matrix, widened};
+use crate::compress::{Compressor, DAMPING, embed_all, floats, in_eight_bits};
+use crate::equalize::Scales;
 use crate::error::Error;
 use crate::hessian::{Factor, Hessian};
-use crate::rounding;
 use crate::search::mean_divergence;
 
 /// Windows on which candidates are compared; they take no part in the repair, unless there are few.
@@ -233,6 +233,8 @@ impl Compressor<'_> {
     /// # Errors
     /// If the goal is out of reach; those of reading, computing and writing.
     pub fn prune(&mut self, goal: Goal, folder: &Path) -> Result<Pruned, Error> {
+        // The matrices that are not solved anew are copied as they are.
+        self.scales = Scales::default();
         let config = self.teacher.config().clone();
         let whole = Shape::of(&config);
         let mut bench = self.bench()?;
@@ -365,15 +367,8 @@ impl Compressor<'_> {
     /// Puts weights into the place of a matrix, in eight bits; the teacher's if there are none.
     fn place_weights(&self, bench: &mut Bench, slot: Slot, weights: Option<&[f32]>) -> Result<(), Error> {
         let tensor = self.tensor(slot)?;
-        let own = if weights.is_none() { widened(&tensor) } else { Vec::new() };
-        self.teacher.release(&tensor);
-        let weights = weights.unwrap_or(&own);
-        let new = if tensor.n_cols.is_multiple_of(DType::Q8_0.block_len()) {
-            matrix(&tensor, DType::Q8_0, rounding::to_eight_bits(weights))?
-        } else {
-            matrix(&tensor, DType::F32, floats(DType::F32, weights))?
-        };
-        Ok(bench.engine.set_matrix(slot, new)?)
+        let own = if weights.is_none() { self.weights(slot)? } else { Vec::new() };
+        Ok(bench.engine.set_matrix(slot, in_eight_bits(&tensor, weights.unwrap_or(&own))?)?)
     }
 
     /// Logits of the model as it is in the engine, without some layers.
@@ -531,8 +526,7 @@ impl Compressor<'_> {
             })?;
             hessian.add(bench.engine.pool(), Isa::best(), &inputs);
         }
-        let weights: Vec<f64> = widened(&tensor).into_iter().map(f64::from).collect();
-        self.teacher.release(&tensor);
+        let weights: Vec<f64> = self.weights(slot)?.into_iter().map(f64::from).collect();
         Ok(Problem::new(bench.engine.pool(), hessian.damped(DAMPING), weights, tensor.n_cols))
     }
 
@@ -874,6 +868,7 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
+    use crate::compress::{matrix, widened};
     use crate::hessian::tests::inputs;
     use edgeward_engine::EngineOptions;
 

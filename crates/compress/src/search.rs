@@ -20,7 +20,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::compress::{
     Assignment, Compressor, DAMPING, LAYER_MATRICES, embed_all, factor_of, is_matrix, layer_matrices, matrix,
-    widened,
 };
 use crate::error::Error;
 use crate::eval::{Divergence, compare_rows};
@@ -475,8 +474,7 @@ impl Compressor<'_> {
                 Choice { dtype: DType::F16.name().to_owned(), size_bytes: size(DType::F16), loss: 0.0 };
             return Ok(Measured { tensor: name, choices: vec![choice] });
         }
-        let weights = widened(&tensor);
-        self.teacher.release(&tensor);
+        let weights = self.weights(slot)?;
         let largest = weights.iter().fold(0.0f32, |max, w| max.max(w.abs()));
         let sample: Vec<f32> = (0..n_rows.min(SAMPLE_ROWS))
             .map(|i| i * n_rows / n_rows.min(SAMPLE_ROWS))

@@ -594,6 +594,23 @@ impl Engine {
         Ok(())
     }
 
+    /// Puts other weights, `[hidden_dim]`, in the place of those of the norm before a layer's attention or its feed-forward
+    /// network.
+    ///
+    /// # Errors
+    /// If the slot is another, or the weights are not as many.
+    pub fn set_norm(&mut self, slot: Slot, weights: Vec<f32>) -> Result<(), Error> {
+        let old = self.weights.norm(slot).ok_or(Error::MissingTensor(slot))?;
+        if weights.len() != old.len() {
+            let (found, expected) = (weights.len(), old.len());
+            return Err(Error::BadOption(format!(
+                "{found} weights do not fit {slot:?}, which has {expected}"
+            )));
+        }
+        self.weights.set_norm(slot, weights);
+        Ok(())
+    }
+
     /// The threads, for other work between two computations.
     pub fn pool(&mut self) -> &mut Pool {
         &mut self.pool

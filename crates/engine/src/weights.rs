@@ -90,6 +90,24 @@ impl Weights {
         Some(&map.matrix)
     }
 
+    /// Of the norm before a layer's attention or its feed-forward network.
+    pub fn norm(&self, slot: Slot) -> Option<&[f32]> {
+        match slot {
+            Slot::Layer(layer_idx, LayerSlot::AttnNorm) => Some(&self.layers[layer_idx].attn_norm),
+            Slot::Layer(layer_idx, LayerSlot::FfnNorm) => Some(&self.layers[layer_idx].ffn_norm),
+            _ => None,
+        }
+    }
+
+    /// Puts others in the place of those that [`Weights::norm`] finds.
+    pub fn set_norm(&mut self, slot: Slot, weights: Vec<f32>) {
+        match slot {
+            Slot::Layer(layer_idx, LayerSlot::AttnNorm) => self.layers[layer_idx].attn_norm = weights,
+            Slot::Layer(layer_idx, LayerSlot::FfnNorm) => self.layers[layer_idx].ffn_norm = weights,
+            _ => {}
+        }
+    }
+
     /// Puts another matrix in the place of one that [`Weights::matrix`] finds.
     pub fn set_matrix(&mut self, slot: Slot, matrix: Matrix) {
         use LayerSlot::{Down, Gate, K, O, Q, Up, V};

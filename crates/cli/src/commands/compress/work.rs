@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use edgeward_compress::certificate::{Candidate, Check, Round};
-use edgeward_compress::compress::{Assignment, Compressor, Options, Step};
+use edgeward_compress::compress::{Assignment, Compressor, Options, Step, WORK_VERSION};
 use edgeward_compress::correct;
 use edgeward_compress::eval::Teacher;
 use edgeward_compress::rounding::Effort;
@@ -94,14 +94,17 @@ impl<'w, 'j> Work<'w, 'j> {
     /// Rounds all matrices to one type.
     pub fn make_uniform(&mut self, dtype: DType) -> Outcome<Report> {
         let assignment = Assignment::uniform(&self.shaped.model, dtype);
+        self.compressor.equalize()?;
         self.compressor.write(&assignment, &self.job.args.output, &self.shaped.key)?;
         self.seal(assignment)
     }
 
     /// What each choice costs, measured now or before. `vocabulary_loss` is what having no more tokens costs, nats.
     pub fn survey(&mut self, vocabulary_loss: f64) -> Outcome<Survey> {
+        self.compressor.equalize()?;
         let key = &self.shaped.key;
-        let mut resume = Resume::new("measure", &[key.clone(), format!("{:?}", search::TYPES)])?;
+        let what = format!("{WORK_VERSION} {:?}", search::TYPES);
+        let mut resume = Resume::new("measure", &[key.clone(), what])?;
         let measured: Vec<Measured> = resume.load().unwrap_or_default();
         let mut saved = Ok(());
         let measured = self.compressor.measure(measured, &mut |measured| {
