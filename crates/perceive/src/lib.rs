@@ -5,8 +5,9 @@
 //!   allocates nothing.
 //! - [`sound`] is WAV files, what networks hear of them, and a network that listens.
 //! - [`vision`] is image files, what networks see of them, and what they say drawn into them.
-//! - [`table`] reads measurements, [`anomaly`] says which are unusual.
-//! - [`learner`] learns from a few examples, on features of images, clips and tables.
+//! - [`table`] reads measurements, [`sensor`] makes them ready, [`anomaly`] says which are unusual.
+//! - [`text`] is normalised and cut into sentences and words, English and Chinese.
+//! - [`learner`] learns from a few examples, on features of images, clips and tables; [`augment`] makes more of them.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -26,13 +27,16 @@
 #![forbid(unsafe_code)]
 
 pub mod anomaly;
+pub mod augment;
 pub mod error;
 pub mod graph;
 pub mod learner;
 pub mod network;
 pub mod onnx;
+pub mod sensor;
 pub mod sound;
 pub mod table;
+pub mod text;
 pub mod tflite;
 pub mod vision;
 

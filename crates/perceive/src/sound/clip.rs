@@ -38,6 +38,8 @@ pub struct Clip {
 impl Clip {
     /// Numbers of a recording.
     pub const N_FEATURES: usize = N_PARTS * N_COEFFICIENTS + 1;
+    /// Bands of its spectrum.
+    pub const N_BANDS: usize = N_BANDS;
     /// Fewer samples a second lack the upper bands.
     pub const MIN_SAMPLE_RATE: u32 = 8000;
     /// Seconds of the longest recording: a learner hears it as one thing.
@@ -64,22 +66,33 @@ impl Clip {
 
     /// Of all its samples, -1 to 1; a recording shorter than a frame is filled up with silence.
     pub fn features(&mut self, samples: &[f32]) -> [f64; Clip::N_FEATURES] {
+        self.features_of(samples, |_| ())
+    }
+
+    /// Of samples whose spectrum is changed before: logarithms of `[n_frames, N_BANDS]` energies.
+    pub fn features_of(
+        &mut self,
+        samples: &[f32],
+        change: impl FnOnce(&mut [f64]),
+    ) -> [f64; Clip::N_FEATURES] {
         let n_frames = samples.len().saturating_sub(self.frame_len) / self.stride + 1;
-        let mut frames: Vec<[f64; N_COEFFICIENTS]> = Vec::with_capacity(n_frames);
+        let mut logs: Vec<f64> = Vec::with_capacity(n_frames * N_BANDS);
         let mut loudness = Vec::with_capacity(n_frames);
         for i in 0..n_frames {
             let frame = samples[i * self.stride..].iter().take(self.frame_len).map(|x| f64::from(*x));
             let spectrum: Vec<f64> = self.fft.power(frame.zip(&self.window).map(|(x, w)| x * w)).collect();
             loudness.push(10.0 * (spectrum.iter().sum::<f64>() + FLOOR).log10());
-            let logs: Vec<f64> =
-                self.bands.iter().map(|band| (energy(&spectrum, band) + FLOOR).ln()).collect();
-            frames.push(std::array::from_fn(|k| cosine(&logs, &self.cosines[k]) * orthonormal(k)));
+            logs.extend(self.bands.iter().map(|band| (energy(&spectrum, band) + FLOOR).ln()));
         }
         let loudest = loudness.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let is_loud = |frame: &f64| *frame > loudest - SILENT;
         let first = loudness.iter().position(is_loud).unwrap_or(0);
         let last = loudness.iter().rposition(is_loud).unwrap_or(n_frames - 1);
-        let frames = &frames[first..=last];
+        let logs = &mut logs[first * N_BANDS..(last + 1) * N_BANDS];
+        change(logs);
+        let coefficients =
+            |logs: &[f64]| std::array::from_fn(|k| cosine(logs, &self.cosines[k]) * orthonormal(k));
+        let frames: Vec<[f64; N_COEFFICIENTS]> = logs.chunks_exact(N_BANDS).map(coefficients).collect();
         let mut features = [0.0; Clip::N_FEATURES];
         let (parts, rest) = features.as_chunks_mut::<N_COEFFICIENTS>();
         for (i, part) in parts.iter_mut().enumerate() {

@@ -8,9 +8,9 @@ use std::io::{self, Read};
 use super::Error;
 
 /// Channels of a file: as many as any recorder has.
-const MAX_CHANNELS: u16 = 64;
+pub(super) const MAX_CHANNELS: u16 = 64;
 /// Samples per second.
-const MAX_SAMPLE_RATE: u32 = 768_000;
+pub(super) const MAX_SAMPLE_RATE: u32 = 768_000;
 /// Chunks before the sound: titles, cues.
 const MAX_CHUNKS: usize = 1000;
 /// Bytes of a `fmt ` chunk that are looked at: those of the extensible format.
@@ -70,7 +70,7 @@ impl<R: Read> WavReader<R> {
         let mut header = [0; 12];
         read_all(&mut source, &mut header, "its header")?;
         if &header[..4] != b"RIFF" || &header[8..] != b"WAVE" {
-            return Err(malformed("it does not begin with RIFF and WAVE"));
+            return Err(malformed("it does not begin as one of them"));
         }
         let mut format = None;
         for _ in 0..MAX_CHUNKS {
@@ -281,7 +281,7 @@ mod tests {
             (file(&[chunk(b"fmt ", &format(2, 1, 4)), chunk(b"data", &[0; 4])]), "format 2"),
             (file(&[chunk(b"fmt ", &[1, 0])]), "too short"),
             (file(&vec![chunk(b"cue ", &[]); 1001]), "1000 chunks"),
-            (b"RIFX\0\0\0\0WAVE".to_vec(), "RIFF"),
+            (b"RIFX\0\0\0\0WAVE".to_vec(), "begin as"),
         ];
         for (file, expected) in cases {
             let text = read(&file).unwrap_err().to_string();

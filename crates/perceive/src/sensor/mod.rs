@@ -1,0 +1,161 @@
+//! What a sensor says, made ready to be judged: units, an even grid of time, outliers, features; value by value, as it comes.
+//!
+//! A [`Pipeline`] is these steps in this order, each if it is wanted: a [`Conversion`] to another unit, a [`Grid`] of even
+//! steps of time, [`Hampel`]'s filter against single wild values, and a [`Feature`] of the last values. None looks further
+//! ahead than it says, and none keeps more than a window.
+
+mod features;
+mod grid;
+mod hampel;
+mod time;
+mod units;
+
+pub use features::{Feature, Features};
+pub use grid::{Gaps, Grid, GridError};
+pub use hampel::Hampel;
+pub use time::{Style, format_time, parse_duration, parse_time};
+pub use units::{Conversion, UnitError};
+
+use std::collections::VecDeque;
+
+use crate::table::Row;
+
+/// A measurement on its way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Point {
+    /// The last line of the table that it is made of.
+    pub line: u64,
+    /// When, as the table says it, or as the grid does, in the table's way.
+    pub label: Option<String>,
+    /// What.
+    pub value: f64,
+}
+
+/// Steps from what was measured to what is judged.
+#[derive(Clone, Debug, Default)]
+pub struct Pipeline {
+    conversion: Option<Conversion>,
+    grid: Option<Grid>,
+    hampel: Option<Hampel>,
+    features: Option<(Feature, Features)>,
+    /// Lines and labels of values that wait in the filter.
+    waiting: VecDeque<(u64, Option<String>)>,
+    n_replaced: u64,
+}
+
+impl Pipeline {
+    /// Of those steps that are wanted; of a feature, with the window that it is made of.
+    pub fn new(
+        conversion: Option<Conversion>,
+        grid: Option<Grid>,
+        hampel: Option<Hampel>,
+        features: Option<(Feature, Features)>,
+    ) -> Pipeline {
+        Pipeline { conversion, grid, hampel, features, ..Pipeline::default() }
+    }
+
+    /// Takes a row, and calls `on_point` for each value that is ready by it.
+    ///
+    /// # Errors
+    /// If the row has no time where one is needed, or its time does not follow the last.
+    pub fn push(&mut self, row: &Row, mut on_point: impl FnMut(Point)) -> Result<(), GridError> {
+        let value = self.conversion.as_ref().map_or(row.value, |conversion| conversion.apply(row.value));
+        let Some(grid) = &mut self.grid else {
+            self.filter(row.line, row.label.clone(), value, &mut on_point);
+            return Ok(());
+        };
+        let label = row.label.as_deref().unwrap_or_default();
+        let (time_s, style) =
+            parse_time(label).ok_or_else(|| GridError::NoTime { text: label.to_owned() })?;
+        let mut ready = Vec::new();
+        grid.push(time_s, value, &mut ready)?;
+        for (time_s, value) in ready {
+            self.filter(row.line, Some(format_time(time_s, style)), value, &mut on_point);
+        }
+        Ok(())
+    }
+
+    /// Says that nothing follows: what has waited for it is ready.
+    pub fn finish(&mut self, mut on_point: impl FnMut(Point)) {
+        // The grid's last cell is not whole, and is left out.
+        let mut ready = Vec::new();
+        if let Some(hampel) = &mut self.hampel {
+            hampel.finish(&mut ready);
+        }
+        self.forward(ready, &mut on_point);
+    }
+
+    /// Outliers that were replaced.
+    pub fn n_replaced(&self) -> u64 {
+        self.n_replaced
+    }
+
+    fn filter(&mut self, line: u64, label: Option<String>, value: f64, on_point: &mut impl FnMut(Point)) {
+        self.waiting.push_back((line, label));
+        let mut ready = Vec::new();
+        match &mut self.hampel {
+            Some(hampel) => hampel.push(value, &mut ready),
+            None => ready.push((value, false)),
+        }
+        self.forward(ready, on_point);
+    }
+
+    fn forward(&mut self, ready: Vec<(f64, bool)>, on_point: &mut impl FnMut(Point)) {
+        for (value, is_replaced) in ready {
+            self.n_replaced += u64::from(is_replaced);
+            let Some((line, label)) = self.waiting.pop_front() else { return };
+            let value = match &mut self.features {
+                Some((feature, features)) => {
+                    features.push(value);
+                    match features.get(*feature) {
+                        Some(value) => value,
+                        None => continue,
+                    }
+                }
+                None => value,
+            };
+            on_point(Point { line, label, value });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_steps_one_after_the_other() {
+        let mut pipeline = Pipeline::new(
+            Some(Conversion::between("degF", "degC").unwrap()),
+            Some(Grid::new(60.0, Gaps::Fill)),
+            Some(Hampel::new(2, 3.0)),
+            Some((Feature::Mean, Features::new(3, None))),
+        );
+        let mut points = Vec::new();
+        for i in 0..20u32 {
+            // Each half minute, 68 to 69.9 degrees Fahrenheit, with one wild value.
+            let value = if i == 9 { 500.0 } else { 68.0 + f64::from(i) / 10.0 };
+            let label = format!("2026-11-28T10:{:02}:{:02}Z", i / 2, i % 2 * 30);
+            let row = Row { line: u64::from(i) + 2, label: Some(label), value };
+            pipeline.push(&row, |point| points.push(point)).unwrap();
+        }
+        pipeline.finish(|point| points.push(point));
+        // Ten whole cells, of which each mean takes three; the wild one touches two cells.
+        assert_eq!(points.len(), 8, "{points:?}");
+        assert!(points.iter().all(|point| (19.9..21.2).contains(&point.value)), "{points:?}");
+        assert_eq!(points[0].label.as_deref(), Some("2026-11-28T10:02:00Z"));
+        assert_eq!(pipeline.n_replaced(), 2);
+        let row = Row { line: 30, label: Some("noon".into()), value: 1.0 };
+        assert!(pipeline.push(&row, |_| ()).unwrap_err().to_string().contains("\"noon\""));
+    }
+
+    #[test]
+    fn nothing_wanted_changes_nothing() {
+        let mut pipeline = Pipeline::default();
+        let row = Row { line: 3, label: None, value: 5.0 };
+        let mut points = Vec::new();
+        pipeline.push(&row, |point| points.push(point)).unwrap();
+        pipeline.finish(|point| points.push(point));
+        assert_eq!(points, [Point { line: 3, label: None, value: 5.0 }]);
+    }
+}
