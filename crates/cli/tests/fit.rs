@@ -57,6 +57,18 @@ fn recordings_are_told_apart() {
     let said = sandbox.run(&["fit", folder, "--group", "2", "--json"]).success();
     let report: Value = serde_json::from_str(&said).unwrap();
     assert_eq!(report["n_right"], 24, "{said}");
+    // With changed copies it is learnt as well; a seed gives the same file again.
+    let again = |seed: &str| {
+        let copied = sandbox.path("copied.json");
+        let args = ["fit", folder, "--folds", "4", "--augment=shift,noise,mask,mix", "--copies", "2"];
+        let args = [&args[..], &["--seed", seed, "-o", copied.to_str().unwrap()]].concat();
+        let said = sandbox.run(&args).success();
+        assert!(said.contains("24 of 24 right"), "{said}");
+        fs::read(copied).unwrap()
+    };
+    assert!(again("1") == again("1") && again("1") != again("2"));
+    let error = sandbox.run(&["fit", folder, "--augment=flip"]).failure();
+    assert!(error.contains("flip is not for recordings: take shift, noise, mask, mix"), "{error}");
     let new = sandbox.path("new.wav");
     fs::write(&new, sweep(true, 99)).unwrap();
     let new = new.to_str().unwrap();
@@ -98,6 +110,10 @@ fn rows_are_told_apart_and_numbers_told() {
         let last: Value = serde_json::from_str(told.lines().last().unwrap()).unwrap();
         assert!((last["number"].as_f64().unwrap() - 1.0).abs() < 2.0, "{last}");
     }
+    let args =
+        [&["fit", file, "-o", model, "--json", "--augment=jitter,warp,mix", "--copies", "1"][..], &left];
+    let report: Value = serde_json::from_str(&sandbox.run(&args.concat()).success()).unwrap();
+    assert!(report["rmse"].as_f64().unwrap() < 1.5, "{report}");
     assert!(sandbox.run(&["fit", file]).failure().contains("--target"));
     assert!(sandbox.run(&["fit", file, "--target", "none"]).failure().contains("no column none"));
     fs::write(file, table + "1,2\n").unwrap();

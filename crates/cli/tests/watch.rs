@@ -50,6 +50,54 @@ fn every_detector_finds_a_spike() {
 }
 
 #[test]
+fn sensors_are_made_ready() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.path("machine.jsonl");
+    // A value each 10 ms, give or take; it swings, from the 6th second on more strongly, and two single values are wild.
+    let mut text = String::new();
+    for i in 0..1200u32 {
+        let ms = i * 10 + i * 7919 % 5;
+        let strength = if i >= 600 { 3.0 } else { 1.0 };
+        let swing = strength * f64::sin(f64::from(ms) / 1000.0 * 40.0) + f64::from(i * 31 % 11) / 50.0;
+        let value = if i == 300 || i == 450 { 900.0 } else { 70.0 + swing };
+        let (s, ms) = (ms / 1000, ms % 1000);
+        text.push_str(&format!("{{\"time\":\"2026-11-28T10:00:{s:02}.{ms:03}Z\",\"value\":{value}}}\n"));
+    }
+    std::fs::write(&file, &text).unwrap();
+    let file = file.to_str().unwrap();
+    // As they are, the wild ones are what is unusual.
+    let lines = sandbox.run(&["watch", file, "--detector", "robust-z", "--hold", "50"]).success();
+    assert!(lines.contains("line 301") && lines.contains("line 451"), "{lines}");
+    // Without them, and looking at how strong the swing is, in other units, it is the change.
+    let args = ["--unit", "degF:degC", "--every", "10ms", "--hampel", "3", "--feature", "deviation"];
+    let watch = [&["watch", file, "--detector", "robust-z", "--hold", "50", "--json"][..], &args].concat();
+    let lines = sandbox.run(&watch).success();
+    let alarm: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+    assert_eq!(lines.lines().count(), 1, "{lines}");
+    assert!((601..680).contains(&alarm["line"].as_u64().unwrap()), "{lines}");
+    assert!(alarm["time"].as_str().unwrap().starts_with("2026-11-28T10:00:06"), "{lines}");
+    assert!((0.3..1.3).contains(&alarm["value"].as_f64().unwrap()), "{lines}");
+
+    // Five seconds are missing: filled, or refused with the line.
+    let gap: String = text
+        .lines()
+        .enumerate()
+        .filter(|(i, _)| !(700..1150).contains(i))
+        .map(|(_, l)| format!("{l}\n"))
+        .collect();
+    std::fs::write(file, gap).unwrap();
+    sandbox.run(&["watch", file, "--every", "10ms"]).success();
+    let error =
+        sandbox.run(&["watch", file, "--every", "10ms", "--max-gap", "1s", "--threshold", "1e9"]).failure();
+    assert!(error.contains("line 701") && error.contains("nothing was measured for 4.5"), "{error}");
+    std::fs::write(file, "noon,1\n1pm,2\n").unwrap();
+    let error = sandbox.run(&["watch", file, "--every", "1h"]).failure();
+    assert!(error.contains("line 1") && error.contains("\"noon\" is no time"), "{error}");
+    let error = sandbox.run(&["watch", file, "--unit", "degC:bar"]).stderr;
+    assert!(error.contains("temperature does not become pressure"), "{error}");
+}
+
+#[test]
 fn what_is_no_measurement_is_refused() {
     let sandbox = Sandbox::new();
     let file = sandbox.path("measurements.csv");

@@ -1,5 +1,6 @@
 //! `edgeward fit`: learn from a few examples, on this device.
 
+mod augment;
 mod folder;
 mod tables;
 
@@ -13,16 +14,14 @@ use edgeward_perceive::learner::{
 };
 use serde::Serialize;
 
+use self::augment::{Augmentation, Plan};
 use super::net::FileError;
 use crate::Outcome;
 use crate::output::print_line;
 use crate::store::{Progress, Verbosity};
 
-pub(super) use folder::recording;
 pub(super) use tables::Reader;
 
-/// Order in which examples are dealt into folds.
-const SEED: u64 = 0;
 /// Bytes of the largest file of what was learnt.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 /// Numbers among a column's values beyond which it is a quantity, and not names of classes.
@@ -35,6 +34,7 @@ Examples:
   edgeward fit leaves/ --folds 5 -o leaves.json              a folder for each class
   edgeward fit recordings/ --folds 5 -o digits.json          or names such as 7_jackson_3.wav
   edgeward fit training.csv --target Occupancy --test test.csv -o room.json
+  edgeward fit leaves/ --folds 5 --augment=flip,crop         learn from changed copies too
   edgeward fit engines.csv --target remaining --series engine --window 30 --learner trees -o engines.json
 then
   edgeward see leaf.jpg --model leaves.json
@@ -45,7 +45,7 @@ Images become histograms of colours and patterns of texture, recordings of up to
 their timbre, rows of a table their numbers; with --window what the last rows were and where they are going.
 A row without a target is no example, but part of the rows before the next.")]
 pub struct Args {
-    /// A folder of images or of WAV files, or tables (CSV, columns separated by spaces, JSON lines)
+    /// A folder of images or of recordings (WAV, FLAC, MP3), or tables (CSV, columns separated by spaces, JSON lines)
     #[arg(required = true)]
     data: Vec<PathBuf>,
     /// Where to write what was learnt
@@ -78,6 +78,16 @@ pub struct Args {
     /// Of tables: rows that are looked at together
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=MAX_WINDOW as i64))]
     window: u32,
+    /// Learn from changed copies of the examples too, which are still what they were: of what suits them, or of what is
+    /// named, as in --augment=crop,noise. Check that it is true of yours: a mirrored letter is no letter
+    #[arg(long, value_enum, value_name = "KINDS", value_delimiter = ',', num_args = 0.., require_equals = true, default_missing_value = "auto")]
+    augment: Vec<Augmentation>,
+    /// Copies of each example
+    #[arg(long, default_value_t = 4, requires = "augment", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    copies: u16,
+    /// Chance of copies, and of parts
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
     /// Print a line of JSON for each figure
     #[arg(long)]
     json: bool,
@@ -107,6 +117,41 @@ struct Examples {
     groups: Vec<String>,
     /// Name of the target.
     name: String,
+    /// Changed copies, and the examples that they are of.
+    copies: Samples,
+    copy_of: Vec<usize>,
+}
+
+impl Examples {
+    fn new(input: Input, name: &str) -> Examples {
+        let n_features = input.n_features();
+        Examples {
+            input,
+            samples: Samples::new(n_features),
+            targets: Vec::new(),
+            groups: Vec::new(),
+            name: name.to_owned(),
+            copies: Samples::new(n_features),
+            copy_of: Vec::new(),
+        }
+    }
+
+    /// What is learnt from if it is from these examples: their copies too.
+    fn training(&self, plan: Option<&Plan>, target: &Target, train: &[usize]) -> (Samples, Target) {
+        let mut is_in = vec![false; self.samples.len()];
+        train.iter().for_each(|i| is_in[*i] = true);
+        let mut samples = self.samples.select(train);
+        let mut of = train.to_vec();
+        for (copy, example) in self.copies.rows().zip(&self.copy_of).filter(|(_, example)| is_in[**example]) {
+            samples.push(copy);
+            of.push(*example);
+        }
+        let mut target = target.select(&of);
+        if let Some(plan) = plan {
+            plan.mix(&mut samples, &mut target, train.len());
+        }
+        (samples, target)
+    }
 }
 
 /// How well something was told.
@@ -127,7 +172,7 @@ struct Report<'a> {
 /// Runs the command.
 pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     let progress = Progress::new(verbosity);
-    let examples = read(args, &args.data, None, &progress)?;
+    let (examples, plan) = read(args, &args.data, None, &progress)?;
     let answer = answer(args, &examples)?;
     let target = target(&answer, &examples.targets)?;
     let kind = match args.learner {
@@ -139,7 +184,8 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
         let mut judged = Judged::default();
         for (i, Fold { train, test }) in folds.iter().enumerate() {
             progress.note(&format!("Leaving out part {} of {}", i + 1, folds.len()));
-            let learner = Learner::fit(kind, &examples.samples.select(train), &target.select(train))?;
+            let (samples, target_of_train) = examples.training(plan.as_ref(), &target, train);
+            let learner = Learner::fit(kind, &samples, &target_of_train)?;
             judged.add(&learner, &examples.samples.select(test), &target.select(test));
         }
         let of = match args.group {
@@ -148,10 +194,12 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
         };
         judged.report(&of, args.json)?;
     }
-    progress.note(&format!("Learning from {} examples", examples.samples.len()));
-    let learner = Learner::fit(kind, &examples.samples, &target)?;
+    let all: Vec<usize> = (0..examples.samples.len()).collect();
+    let (samples, target_of_all) = examples.training(plan.as_ref(), &target, &all);
+    progress.note(&format!("Learning from {} examples", samples.len()));
+    let learner = Learner::fit(kind, &samples, &target_of_all)?;
     for path in &args.test {
-        let test = read(args, std::slice::from_ref(path), Some(&examples.input), &progress)?;
+        let (test, _) = read(args, std::slice::from_ref(path), Some(&examples.input), &progress)?;
         let mut judged = Judged::default();
         judged.add(&learner, &test.samples, &self::target(&answer, &test.targets)?);
         judged.report(&path.display().to_string(), args.json)?;
@@ -163,22 +211,28 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     Ok(())
 }
 
-/// Reads examples; `like` is what others of them were made of.
+/// Reads examples, with copies if they are to be learnt from; `like` is what others of them were made of.
 fn read(
     args: &Args,
     data: &[PathBuf],
     like: Option<&Input>,
     progress: &Progress,
-) -> Result<Examples, Box<dyn std::error::Error>> {
+) -> Result<(Examples, Option<Plan>), Box<dyn std::error::Error>> {
+    let plan = |input: &Input| match like {
+        None if !args.augment.is_empty() => {
+            Plan::new(&args.augment, args.copies.into(), args.seed, input).map(Some)
+        }
+        _ => Ok(None),
+    };
     if let [folder] = data
         && folder.is_dir()
     {
-        return folder::read(folder, args.group, like, progress);
+        return folder::read(folder, args.group, like, plan, progress);
     }
     let Some(target) = &args.target else {
         return Err("say with --target which column of the table is to be told".into());
     };
-    tables::read(data, target, &args.ignore, args.series.as_deref(), args.window as usize, like)
+    tables::read(data, target, &args.ignore, args.series.as_deref(), args.window as usize, like, plan)
 }
 
 fn answer(args: &Args, examples: &Examples) -> Result<Answer, Box<dyn std::error::Error>> {
@@ -246,7 +300,7 @@ fn folds(args: &Args, examples: &Examples, target: &Target) -> Result<Vec<Fold>,
         Target::Classes { of, .. } => of,
         Target::Numbers(_) => &none,
     };
-    Ok(stratified(classes, n.into(), SEED))
+    Ok(stratified(classes, n.into(), args.seed))
 }
 
 /// What came of judging.

@@ -1,16 +1,14 @@
 //! `edgeward hear`: what a network hears in a recording or a stream, with times.
 
-use std::fs::File;
-use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use edgeward_perceive::learner::Input;
-use edgeward_perceive::sound::{Heard, Listener, Smoothing, WavReader};
+use edgeward_perceive::sound::{Heard, Listener, Smoothing};
 use serde::Serialize;
 
-use super::fit;
 use super::net::{FileError, NetworkArgs, open};
+use super::{fit, sounds};
 use crate::Outcome;
 use crate::output::print_line;
 use crate::store::Verbosity;
@@ -27,12 +25,12 @@ Examples:
   edgeward hear recording.wav --model wakeword.tflite --labels marvin,-,-
   arecord -t wav -r 16000 -f S16_LE | edgeward hear - --model wakeword.tflite --labels marvin,-,- --json
 
-Sound is WAV with 16,000 samples a second; channels are averaged. It is turned into what the network's
-input says: 30 frames of 40 log energies as MLPerf Tiny's streaming wake word has them, 49 frames of
+Sound is WAV, FLAC or MP3; channels are averaged, other rates brought to the network's. It is turned
+into what the network's input says: 30 frames of 40 log energies as MLPerf Tiny's streaming wake word has them, 49 frames of
 10 cepstral coefficients as its keyword spotting, or 49 frames of 40 as TensorFlow Lite Micro's
 micro_speech. A recording that is too short for an average is judged as a whole at its end.")]
 pub struct Args {
-    /// WAV files, `-` for standard input
+    /// WAV, FLAC or MP3 files, `-` for standard input
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// A TFLite or ONNX file; or what `edgeward fit` has learnt, for one answer for each whole recording
@@ -78,29 +76,20 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
         return whole(args);
     }
     for path in &args.files {
-        if path.as_os_str() == "-" {
-            hear(args, path, io::stdin().lock(), verbosity)?;
-        } else {
-            let file = File::open(path)
-                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
-            hear(args, path, BufReader::new(file), verbosity)?;
-        }
+        hear(args, path, verbosity)?;
     }
     Ok(())
 }
 
-fn hear(args: &Args, path: &Path, source: impl Read, verbosity: Verbosity) -> Outcome {
+fn hear(args: &Args, path: &Path, verbosity: Verbosity) -> Outcome {
     let on = args.threshold;
     let smoothing = Smoothing { n_answers: args.average.into(), on, off: Smoothing::default().off.min(on) };
     let network = open(&args.model, &args.network, 1)?;
     let mut listener =
         Listener::new(network, smoothing).map_err(|error| FileError::new(&args.model, error))?;
     let labels = labels(&args.labels, listener.n_classes())?;
-    let mut reader = WavReader::new(source).map_err(|error| FileError::new(path, error))?;
-    let (given, wanted) = (reader.sample_rate(), listener.recipe().sample_rate());
-    if given != wanted {
-        return Err(format!("{} has {given} samples a second: convert it to {wanted}", path.display()).into());
-    }
+    let rate = listener.recipe().sample_rate();
+    let mut reader = sounds::open(path)?.at(rate);
     let file = path.display().to_string();
     let (mut samples, mut heard) = (Vec::new(), Vec::new());
     let (mut n_samples, mut computing) = (0, Duration::ZERO);
@@ -121,7 +110,7 @@ fn hear(args: &Args, path: &Path, source: impl Read, verbosity: Verbosity) -> Ou
         }
     }
     if verbosity == Verbosity::Normal {
-        let seconds = n_samples as f64 / f64::from(wanted);
+        let seconds = n_samples as f64 / f64::from(rate);
         let share = computing.as_secs_f64() / seconds.max(f64::MIN_POSITIVE);
         eprintln!("{file}: {seconds:.1} s, computed in {:.2} % of that", share * 100.0);
     }
@@ -145,7 +134,7 @@ fn whole(args: &Args) -> Outcome {
         return Err(FileError::new(&args.model, "it was not learnt from recordings").into());
     }
     for path in &args.files {
-        let features = fit::recording(path)?;
+        let features = sounds::features(path)?;
         let classes = fit::classes(&fitted, &features, 1);
         let Some([(class, label, probability)]) = classes.as_deref() else {
             return Err(FileError::new(&args.model, "it tells a number").into());

@@ -18,6 +18,7 @@ pub mod rm;
 pub mod run;
 pub mod see;
 pub mod serve;
+mod sounds;
 pub mod tokenize;
 pub mod watch;
 

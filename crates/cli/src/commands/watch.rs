@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use edgeward_perceive::anomaly::{Alarm, Change, Detector, Ewma, Peaks, RobustZ, Settled, WindowedGaussian};
 use edgeward_perceive::learner::{Answer, Fitted, Input};
-use edgeward_perceive::table::{Records, Row, Rows};
+use edgeward_perceive::sensor::{
+    Conversion, Feature, Features, Gaps, Grid, Hampel, Pipeline, Point, parse_duration,
+};
+use edgeward_perceive::table::{Records, Rows};
 use serde::Serialize;
 
 use super::fit;
@@ -25,6 +28,8 @@ Examples:
   edgeward watch temperature.csv
   read-sensor | edgeward watch - --detector robust-z --threshold 8
   edgeward watch log.jsonl --column vibration --json
+  edgeward watch engine.csv --unit degF:degC --every 1min --max-gap 1h --hampel 3
+  edgeward watch vibration.csv --every 1ms --feature rms --over 256
   edgeward watch room.csv --model room.json
 
 Measurements are CSV (with or without a header) or JSON lines. Scores of all detectors but `gaussian` are
@@ -48,8 +53,27 @@ pub struct Args {
     /// Values without a larger score, before an alarm and, after one, until the next
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     hold: u32,
+    /// The unit of the values and the one to judge in, as in degF:degC
+    #[arg(long, value_name = "FROM:TO", value_parser = conversion)]
+    unit: Option<Conversion>,
+    /// Bring the values to even steps of time, as in 500ms, 5min; times are in the first column (in JSON lines
+    /// `timestamp`, `time` or `ts`), as seconds or as 2026-11-28 10:15:30
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    every: Option<f64>,
+    /// Refuse longer gaps in time [default: a line leads over all]
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "every")]
+    max_gap: Option<f64>,
+    /// Replace single wild values by the median of as many values on either side; alarms come as many values later
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    hampel: Option<u16>,
+    /// Watch a feature of the last values instead of the values
+    #[arg(long, value_enum)]
+    feature: Option<FeatureArg>,
+    /// Values that a feature is of
+    #[arg(long, default_value_t = 64, requires = "feature", value_parser = clap::value_parser!(u32).range(2..=65536))]
+    over: u32,
     /// What `edgeward fit` has learnt: tell what each row is, and not what is unusual; a class is said when it changes
-    #[arg(long, short, conflicts_with_all = ["detector", "column", "threshold"])]
+    #[arg(long, short, conflicts_with_all = ["detector", "column", "threshold", "unit", "every", "hampel", "feature"])]
     model: Option<PathBuf>,
     /// Print a line of JSON for each alarm
     #[arg(long)]
@@ -67,6 +91,55 @@ enum DetectorArg {
     /// A value that is improbable under a normal distribution of those before
     Gaussian,
 }
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FeatureArg {
+    Mean,
+    /// Standard deviation
+    Deviation,
+    /// Effective value
+    Rms,
+    /// Largest less smallest
+    Range,
+    /// Change from value to value
+    Slope,
+    /// Largest distance from the mean, in standard deviations
+    Crest,
+    /// 3 for a normal distribution, more where there are knocks
+    Kurtosis,
+    /// How often it goes through its mean, 0 to 1
+    Crossings,
+    /// Strongest frequency: in hertz with --every, else in cycles from value to value
+    Frequency,
+}
+
+impl From<FeatureArg> for Feature {
+    fn from(feature: FeatureArg) -> Feature {
+        match feature {
+            FeatureArg::Mean => Feature::Mean,
+            FeatureArg::Deviation => Feature::Deviation,
+            FeatureArg::Rms => Feature::Rms,
+            FeatureArg::Range => Feature::Range,
+            FeatureArg::Slope => Feature::Slope,
+            FeatureArg::Crest => Feature::Crest,
+            FeatureArg::Kurtosis => Feature::Kurtosis,
+            FeatureArg::Crossings => Feature::Crossings,
+            FeatureArg::Frequency => Feature::Frequency,
+        }
+    }
+}
+
+fn conversion(text: &str) -> Result<Conversion, String> {
+    let (from, to) = text.split_once(':').ok_or("give two units, as in degF:degC")?;
+    Conversion::between(from, to).map_err(|error| error.to_string())
+}
+
+fn duration(text: &str) -> Result<f64, String> {
+    parse_duration(text).ok_or_else(|| "give a number and us, ms, s, min, h or d".to_owned())
+}
+
+/// Outliers are as many standard deviations from the median.
+const HAMPEL_THRESHOLD: f64 = 3.0;
 
 fn score(text: &str) -> Result<f64, String> {
     match text.parse() {
@@ -87,6 +160,19 @@ impl Args {
                 Box::new(Settled::new(WindowedGaussian::new(window, window.div_ceil(64)), MIN_SEEN))
             }
         }
+    }
+
+    fn pipeline(&self) -> Pipeline {
+        let gaps = self.max_gap.map_or(Gaps::Fill, Gaps::Refuse);
+        Pipeline::new(
+            self.unit,
+            self.every.map(|step_s| Grid::new(step_s, gaps)),
+            self.hampel.map(|half| Hampel::new(half.into(), HAMPEL_THRESHOLD)),
+            self.feature.map(|feature| {
+                let rate = self.every.map(|step_s| 1.0 / step_s);
+                (feature.into(), Features::new(self.over as usize, rate))
+            }),
+        )
     }
 
     fn threshold(&self) -> f64 {
@@ -182,19 +268,31 @@ fn watch(args: &Args, path: &Path, source: impl BufRead) -> Outcome {
     let threshold = args.threshold();
     let mut alarm = Alarm::new(threshold, threshold, args.hold as usize);
     let file = path.display().to_string();
+    let mut pipeline = args.pipeline();
+    let mut ready = Vec::new();
+    let mut judge = |ready: &mut Vec<Point>| -> Outcome {
+        for Point { line, label, value } in ready.drain(..) {
+            let score = detector.score(value);
+            if alarm.update(score) != Change::Raised {
+                continue;
+            }
+            let report = Report { file: &file, line, time: label.as_deref(), value, score };
+            if args.json {
+                print_line(&serde_json::to_string(&report)?)?;
+            } else {
+                let time = report.time.map_or_else(String::new, |time| format!(", {time}"));
+                print_line(&format!("{file}, line {line}{time}: {value} (score {score:.1})"))?;
+            }
+        }
+        Ok(())
+    };
     for row in Rows::new(source, args.column.as_deref()) {
-        let Row { line, label, value } = row?;
-        let score = detector.score(value);
-        if alarm.update(score) != Change::Raised {
-            continue;
-        }
-        let report = Report { file: &file, line, time: label.as_deref(), value, score };
-        if args.json {
-            print_line(&serde_json::to_string(&report)?)?;
-        } else {
-            let time = report.time.map_or_else(String::new, |time| format!(", {time}"));
-            print_line(&format!("{file}, line {line}{time}: {value} (score {score:.1})"))?;
-        }
+        let row = row?;
+        pipeline
+            .push(&row, |point| ready.push(point))
+            .map_err(|error| format!("{file}, line {}: {error}", row.line))?;
+        judge(&mut ready)?;
     }
-    Ok(())
+    pipeline.finish(|point| ready.push(point));
+    judge(&mut ready)
 }

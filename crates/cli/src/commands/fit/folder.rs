@@ -1,38 +1,34 @@
 //! Examples from a folder: images, or short recordings.
 
-use std::fs::File;
-use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use edgeward_perceive::learner::{Input, Samples};
-use edgeward_perceive::sound::{Clip, WavReader};
+use edgeward_perceive::learner::Input;
 use edgeward_perceive::vision::features;
 
 use super::Examples;
+use super::augment::Plan;
 use crate::commands::net::FileError;
 use crate::commands::pictures::{EXTENSIONS, files, load};
+use crate::commands::sounds;
 use crate::store::Progress;
 
-/// Names of recordings end so.
-const SOUNDS: [&str; 1] = ["wav"];
 /// Parts of a name are separated so.
 const SEPARATOR: char = '_';
-/// Samples that are read at once.
-const CHUNK_LEN: usize = 1 << 16;
 
 /// The class of a file is the folder it lies in, if there are several; else its name up to the first `_`.
 pub(super) fn read(
     folder: &Path,
     group: Option<u8>,
     like: Option<&Input>,
+    plan: impl FnOnce(&Input) -> Result<Option<Plan>, String>,
     progress: &Progress,
-) -> Result<Examples, Box<dyn std::error::Error>> {
-    let (images, sounds) = (files(folder, &EXTENSIONS)?, files(folder, &SOUNDS)?);
+) -> Result<(Examples, Option<Plan>), Box<dyn std::error::Error>> {
+    let (images, sounds) = (files(folder, &EXTENSIONS)?, files(folder, &sounds::EXTENSIONS)?);
     let (paths, input) = match (images.is_empty(), sounds.is_empty()) {
         (false, true) => (images, Input::Image),
         (true, false) => (sounds, Input::Sound),
         (true, true) => {
-            let kinds = [&EXTENSIONS[..], &SOUNDS].concat().join(", ");
+            let kinds = [&EXTENSIONS[..], &sounds::EXTENSIONS].concat().join(", ");
             return Err(
                 FileError::new(folder, format!("there are no images and no recordings ({kinds})")).into()
             );
@@ -46,13 +42,9 @@ pub(super) fn read(
     }
     let folder_of = |path: &PathBuf| path.parent().and_then(Path::file_name).map(|name| name.to_os_string());
     let are_sorted = paths.iter().any(|path| folder_of(path) != folder_of(&paths[0]));
-    let mut examples = Examples {
-        samples: Samples::new(input.n_features()),
-        input,
-        targets: Vec::new(),
-        groups: Vec::new(),
-        name: "class".to_owned(),
-    };
+    let plan = plan(&input)?;
+    let n_copies = plan.as_ref().map_or(0, Plan::n_changed);
+    let mut examples = Examples::new(input, "class");
     for (i, path) in paths.iter().enumerate() {
         if i % 100 == 0 {
             progress.note(&format!("Reading file {} of {}", i + 1, paths.len()));
@@ -67,49 +59,32 @@ pub(super) fn read(
             let name = parts.nth(usize::from(group) - 1);
             examples.groups.push(name.ok_or_else(|| no_part(path, group))?.to_owned());
         }
-        match &examples.input {
-            Input::Image => examples.samples.push(&features(&load(path)?)),
-            _ => examples.samples.push(&recording(path)?),
+        let (features, copies) = match (&examples.input, &plan) {
+            (Input::Image, plan) => {
+                let image = load(path)?;
+                let copy = |copy, plan: &Plan| features(&plan.image(&image, &mut plan.chance(i, copy)));
+                let copies = (0..n_copies).filter_map(|c| plan.as_ref().map(|plan| copy(c, plan)));
+                (features(&image), copies.collect::<Vec<_>>())
+            }
+            (_, plan) => {
+                let (rate, samples) = sounds::load(path)?;
+                let mut clip = sounds::clip(path, rate)?;
+                let whole = clip.features(&samples).to_vec();
+                let mut copy =
+                    |copy, plan: &Plan| plan.recording(&mut clip, &samples, &mut plan.chance(i, copy));
+                let copies = (0..n_copies).filter_map(|c| plan.as_ref().map(|plan| copy(c, plan)));
+                (whole, copies.collect())
+            }
+        };
+        examples.samples.push(&features);
+        for copy in copies {
+            examples.copies.push(&copy);
+            examples.copy_of.push(i);
         }
     }
-    Ok(examples)
+    Ok((examples, plan))
 }
 
 fn no_part(path: &Path, group: u8) -> FileError {
     FileError::new(path, format!("its name has no part {group} between {SEPARATOR}"))
-}
-
-/// Numbers of a whole recording, `-` for standard input.
-pub(in crate::commands) fn recording(path: &Path) -> Result<Vec<f64>, FileError> {
-    let read = || -> Result<Vec<f64>, Box<dyn std::error::Error>> {
-        let source: Box<dyn Read> = if path.as_os_str() == "-" {
-            Box::new(io::stdin().lock())
-        } else {
-            Box::new(BufReader::new(File::open(path)?))
-        };
-        let mut reader = WavReader::new(source)?;
-        let rate = reader.sample_rate();
-        let Some(mut clip) = Clip::new(rate) else {
-            return Err(format!(
-                "{rate} samples a second are too few: record with {} or more",
-                Clip::MIN_SAMPLE_RATE
-            )
-            .into());
-        };
-        let most = rate as usize * Clip::MAX_SECONDS as usize;
-        let (mut all, mut samples) = (Vec::new(), Vec::new());
-        loop {
-            reader.read(&mut samples, CHUNK_LEN)?;
-            if samples.is_empty() {
-                return Ok(clip.features(&all).to_vec());
-            }
-            all.extend_from_slice(&samples);
-            if all.len() > most {
-                return Err(
-                    format!("it is longer than {} s: cut it into pieces first", Clip::MAX_SECONDS).into()
-                );
-            }
-        }
-    };
-    read().map_err(|source| FileError::new(path, source))
 }
