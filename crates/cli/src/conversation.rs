@@ -3,7 +3,9 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use edgeward_engine::{CancelToken, Engine, Generator, GeneratorOptions, Sampler, Sequence, StopReason};
+use edgeward_engine::{
+    Adapters, CancelToken, Engine, Generator, GeneratorOptions, Sampler, Sequence, StopReason,
+};
 use edgeward_model::Model;
 use edgeward_model::chat::{ChatOptions, ChatTemplate, Message};
 use edgeward_model::tokenizer::{AddSpecial, ParseSpecial, TextStream, Tokenizer};
@@ -136,6 +138,12 @@ impl Conversation {
             bos_text,
             eos_text,
         })
+    }
+
+    /// The same with adapters.
+    pub fn with_adapters(self, adapters: &Adapters) -> Result<Conversation, Error> {
+        let sequence = self.engine.new_adapted_sequence(adapters)?;
+        Ok(Conversation { sequence, ..self })
     }
 
     /// Whether the model was taught to converse, and is asked in that way.

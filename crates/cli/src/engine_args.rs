@@ -1,10 +1,11 @@
 //! From a model's name to an engine, the same way for every command that computes.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::ValueEnum;
 use edgeward_compress::certificate;
-use edgeward_engine::{Engine, EngineOptions, Precision};
+use edgeward_engine::{Adapter, Adapters, Engine, EngineOptions, Precision};
 use edgeward_kernels::kv::{KvType, PAGE_LEN};
 use edgeward_model::Model;
 use edgeward_model::gguf::Gguf;
@@ -88,6 +89,43 @@ impl EngineArgs {
     }
 }
 
+/// An adapter and how strong it is: FILE[=SCALE].
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraArg {
+    /// A GGUF file, or a folder of peft's.
+    pub path: PathBuf,
+    /// Its product is multiplied by it.
+    pub scale: f32,
+}
+
+impl std::str::FromStr for LoraArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LoraArg, String> {
+        // A name may have such a sign, too: only a number behind it is a strength.
+        let split = text.rsplit_once('=').and_then(|(path, scale)| Some((path, scale.parse::<f32>().ok()?)));
+        let (path, scale) = split.unwrap_or((text, 1.0));
+        let most = edgeward_serve::adapters::MAX_SCALE as f32;
+        match path.is_empty() || !(-most..=most).contains(&scale) {
+            true => {
+                Err(format!("write a file and perhaps a strength from -{most} to {most}, as chat.gguf=0.5"))
+            }
+            false => Ok(LoraArg { path: path.into(), scale }),
+        }
+    }
+}
+
+/// Reads an adapter for a model.
+pub fn adapter(path: &Path, model: &Model) -> Result<Arc<Adapter>, edgeward_model::AdapterError> {
+    Ok(Arc::new(Adapter::new(&edgeward_model::Adapter::load(path, model.config())?)))
+}
+
+/// Reads all that are asked for.
+pub fn adapters(args: &[LoraArg], model: &Model) -> Result<Adapters, edgeward_model::AdapterError> {
+    let list = args.iter().map(|arg| Ok((adapter(&arg.path, model)?, arg.scale)));
+    Ok(Adapters::new(list.collect::<Result<Vec<_>, _>>()?))
+}
+
 /// How keys and values are to be kept: as was asked, else as the file of a compressed model says.
 pub fn kv_type(asked: Option<KvArg>, file: Option<&Gguf>) -> KvType {
     let of_file = || KvType::by_name(file?.get(certificate::KV_KEY)?.as_str()?);
@@ -127,4 +165,22 @@ pub fn budget(context_len: Option<usize>, kv_type: KvType) -> Budget {
 pub fn open(name: &str, progress: &mut Progress) -> Result<Arc<Model>, Box<dyn std::error::Error>> {
     let path = Store::open()?.resolve(name, progress)?;
     Ok(Arc::new(Model::load(&path)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adapters_and_strengths() {
+        let read =
+            |text: &str| text.parse().map(|LoraArg { path, scale }| (path.display().to_string(), scale));
+        assert_eq!(read("a.gguf"), Ok(("a.gguf".into(), 1.0)));
+        assert_eq!(read("a.gguf=0.5"), Ok(("a.gguf".into(), 0.5)));
+        assert_eq!(read("a=b/c.gguf=-2"), Ok(("a=b/c.gguf".into(), -2.0)));
+        assert_eq!(read("rank=8/adapter"), Ok(("rank=8/adapter".into(), 1.0)));
+        for wrong in ["", "=1", "a.gguf=1e9", "a.gguf=nan"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
 }

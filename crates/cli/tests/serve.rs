@@ -1143,6 +1143,142 @@ fn models_come_and_go_without_a_lost_request() {
     }
 }
 
+fn adapter(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/adapter").join(name);
+    path.canonicalize().unwrap().display().to_string()
+}
+
+#[test]
+fn adapters_are_chosen_by_each_request() {
+    let sandbox = Sandbox::new();
+    let model = tiny("llama.gguf");
+    let (all, few) = (adapter("all.gguf"), adapter("few"));
+    // What the command line says with them is what the server must say.
+    let expected = |lora: &[&str]| {
+        let mut args =
+            vec!["run", &model, "Hello", "-n", "12", "--temperature", "0", "--repetition-penalty", "1"];
+        lora.iter().for_each(|lora| args.extend(["--lora", lora]));
+        sandbox.run(&args).success().trim_end_matches('\n').to_owned()
+    };
+    let half = format!("{all}=0.5");
+    let (none, on, both) = (expected(&[]), expected(&[&all]), expected(&[&half, &few]));
+    assert!(none != on && on != both && both != none);
+
+    let config = sandbox.path("serve.toml");
+    fs::write(&config, format!("lora = [{:?}, {few:?}]\n", format!("{all}=1"))).unwrap();
+    let server = serve(&sandbox, &["--config", config.to_str().unwrap(), "--response-cache", "1"]);
+    let listed = server.get("/lora-adapters").json();
+    let listing =
+        json!([{ "id": 0, "path": "all.gguf", "scale": 1.0 }, { "id": 1, "path": "few", "scale": 1.0 }]);
+    assert_eq!(listed, listing);
+    let question =
+        json!({ "messages": [{ "role": "user", "content": "Hello" }], "temperature": 0, "max_tokens": 12 });
+    let ask = |lora: Value| {
+        content(&server.post("/v1/chat/completions", &with(question.clone(), json!({ "lora": lora }))))
+    };
+    let one = |id: usize, scale: f64| json!({ "id": id, "scale": scale });
+    for _ in 0..2 {
+        assert_eq!(ask(json!([one(0, 1.0)])), on);
+        assert_eq!(ask(json!([one(0, 0.0)])), none);
+        assert_eq!(ask(json!([one(1, 1.0), one(0, 0.5)])), both);
+    }
+    // Side by side in the same passes.
+    std::thread::scope(|scope| {
+        let wanted = [json!([one(0, 1.0)]), json!([one(1, 0.0)]), json!([one(0, 0.5), one(1, 1.0)])];
+        let threads: Vec<_> =
+            wanted.into_iter().cycle().take(9).map(|lora| scope.spawn(|| ask(lora))).collect();
+        let said: Vec<String> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        assert!(said.chunks(3).all(|said| *said == [on.clone(), none.clone(), both.clone()]), "{said:?}");
+    });
+    // The list's own strengths count where a request does not say, in every API.
+    assert_eq!(
+        server.post("/lora-adapters", &json!([one(0, 0.5), one(1, 1.0)])).json(),
+        json!({ "success": true })
+    );
+    assert_eq!(ask(json!(null)), both);
+    assert_eq!(ask(json!([])), both);
+    let ollama = json!({ "model": "llama", "stream": false, "options": { "temperature": 0, "num_predict": 12 },
+                         "messages": [{ "role": "user", "content": "Hello" }] });
+    assert_eq!(server.post("/api/chat", &ollama).json()["message"]["content"], both);
+    let off = json!({ "model": "llama", "adapters": [one(0, 1.0)] });
+    assert_eq!(server.post("/lora-adapters", &off).json(), json!({ "success": true }));
+    assert_eq!(server.get("/lora-adapters").json()[1]["scale"], 0.0);
+    assert_eq!(ask(json!(null)), on);
+    let vector = |lora: Value| {
+        server.post("/lora-adapters", &lora);
+        server.post("/v1/embeddings", &json!({ "input": "Hello" })).json()["data"][0]["embedding"].clone()
+    };
+    assert_ne!(vector(json!([])), vector(json!([one(0, 1.0)])));
+
+    for (lora, part) in [
+        (json!([one(2, 1.0)]), "there is no adapter 2"),
+        (json!([{ "id": 0 }]), "lora[0].scale"),
+        (json!([{ "id": -1, "scale": 1 }]), "lora[0].id"),
+        (json!([one(0, 1e9)]), "from -100 to 100"),
+        (json!({ "id": 0 }), "a list of objects"),
+    ] {
+        let (status, _, message) =
+            server.post("/v1/chat/completions", &with(question.clone(), json!({ "lora": lora }))).error();
+        assert!(status == 400 && message.contains(part), "{status} {message}");
+    }
+    let said = server.post("/lora-adapters", &json!([one(9, 1.0)]));
+    assert!(said.status == 400 && said.body.contains("there is no adapter 9"), "{}", said.body);
+    let said = server.post("/admin/adapters/load", &json!({ "adapter": few }));
+    assert_eq!(said.error().0, 403, "not unless the server was started so");
+}
+
+#[test]
+fn adapters_come_and_go_without_a_lost_request() {
+    let sandbox = Sandbox::new();
+    let server = serve(&sandbox, &["--allow-load"]);
+    let question =
+        json!({ "messages": [{ "role": "user", "content": "Hello" }], "temperature": 0, "max_tokens": 12 });
+    let ask = || content(&server.post("/v1/chat/completions", &question));
+    let plain = ask();
+    let load = |name: &str, more: Value| {
+        server.post("/admin/adapters/load", &with(json!({ "adapter": adapter(name) }), more))
+    };
+    assert_eq!(load("all", json!({})).json()["id"], 0);
+    let adapted = ask();
+    assert_ne!(adapted, plain);
+
+    // A long answer begins with the adapter; while it is under way the adapter goes, and another comes.
+    let long = with(question.clone(), json!({ "max_tokens": 2000, "ignore_eos": true }));
+    let expected = content(&server.post("/v1/chat/completions", &long));
+    let long = with(long, json!({ "stream": true }));
+    let streamed = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| ask_stream(&server, &long));
+        wait_for(&server, "requests_active", 1.0);
+        let said = server.post("/admin/adapters/unload", &json!({ "id": 0 })).json();
+        assert_eq!(said, json!({ "adapters": [] }));
+        assert_eq!(ask(), plain, "who comes now gets none");
+        let said = load("few.gguf", json!({ "scale": 2, "model": "llama" })).json();
+        assert_eq!(said, json!({ "id": 1, "adapters": [{ "id": 1, "path": "few.gguf", "scale": 2.0 }] }));
+        assert!(ask() != plain && ask() != adapted);
+        thread.join().unwrap()
+    });
+    assert_eq!(streamed, expected, "it ended with what it began with");
+
+    for (name, part) in [
+        ("gemma3", "where the model wants"),
+        ("all/adapter_config.json", "cannot be used"),
+        ("../tiny/llama.gguf", "general.type"),
+        ("../tiny/llama", "adapter_config.json"),
+    ] {
+        let (status, _, message) = load(name, json!({})).error();
+        assert!(status == 400 && message.contains(part), "{name}: {status} {message}");
+    }
+    let (status, ..) = server.post("/admin/adapters/load", &json!({ "adapter": "/nowhere" })).error();
+    assert_eq!(status, 400);
+    assert_eq!(server.post("/admin/adapters/unload", &json!({ "id": 0 })).error().0, 400);
+    assert!(
+        sandbox
+            .run(&["run", &tiny("qwen3.gguf"), "x", "--lora", &adapter("all.gguf")])
+            .failure()
+            .contains("Llama")
+    );
+}
+
 #[test]
 fn prompts_outlive_a_restart() {
     let sandbox = Sandbox::new();

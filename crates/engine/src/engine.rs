@@ -24,8 +24,9 @@ use edgeward_kernels::math::{self, rms_norm};
 use edgeward_kernels::{Activations, Form, Isa, Linear, Matrix, Mode, Pool, gated_linear, linear};
 use edgeward_model::Model;
 use edgeward_model::config::{Activation, Config, RopeLayout};
-use edgeward_model::tensor::Slot;
+use edgeward_model::tensor::{LayerSlot, Slot};
 
+use crate::adapter::{self, Group, Target, groups, touches};
 use crate::error::Error;
 use crate::rope::RopeTable;
 use crate::sequence::Sequence;
@@ -173,6 +174,8 @@ pub struct Engine {
     rope: RopeTable,
     rope_local: RopeTable,
     buffers: Buffers,
+    /// Which tokens of the last pass have which adapters.
+    groups: Vec<Group>,
 }
 
 /// Memory of the forward pass, kept from call to call.
@@ -194,6 +197,9 @@ struct Buffers {
     angles: Vec<f32>,
     angles_local: Vec<f32>,
     scratch: Scratch,
+    /// Gates and features before they are gated, where adapters add to these: `[n_tokens, 2 * ffn_dim]`.
+    gate_up: Vec<f32>,
+    adapters: adapter::Scratch,
 }
 
 /// New tokens of one sequence in a batch.
@@ -240,6 +246,7 @@ impl Engine {
             kv_shape,
             kv_pages: KvPages::new(kv_shape),
             buffers: Buffers::default(),
+            groups: Vec::new(),
         })
     }
 
@@ -383,7 +390,12 @@ impl Engine {
         }
         let mut items: Vec<Item> = parts.iter_mut().map(|part| (&mut *part.sequence, part.tokens)).collect();
         self.forward(&mut items)?;
-        self.new_logits(&rows)
+        let logits = self.new_logits(&rows);
+        if logits.is_err() {
+            // Who fails alone must not leave others with tokens that nobody has answered.
+            parts.iter_mut().for_each(|part| part.sequence.truncate(part.sequence.len() - part.tokens.len()));
+        }
+        logits
     }
 
     /// Appends `tokens` to a sequence; the mean of the last layer's normed states over them, `[hidden_dim]`: what the
@@ -539,6 +551,7 @@ impl Engine {
             layer_idx,
             kv_layer_idx: 0,
             layer,
+            groups: &[],
             n_tokens,
             plans: &plans,
             buffers: b,
@@ -567,6 +580,7 @@ impl Engine {
     pub fn logits(&mut self, x: &[f32]) -> Result<Logits, Error> {
         self.buffers.x.clear();
         self.buffers.x.extend_from_slice(x);
+        self.groups.clear();
         let rows: Vec<usize> = (0..x.len() / self.config.hidden_dim).collect();
         self.new_logits(&rows)
     }
@@ -625,6 +639,12 @@ impl Engine {
         b.x.resize(n_tokens * hidden_dim, 0.0);
         let tokens = items.iter().flat_map(|(_, tokens)| tokens.iter());
         embed(&self.weights, &self.config, tokens, &mut b.x);
+        self.groups = groups(items);
+        if !self.groups.is_empty() {
+            let tokens: Vec<u32> = items.iter().flat_map(|(_, tokens)| tokens.iter().copied()).collect();
+            let threads = (&mut self.pool, self.isa);
+            b.adapters.add_embedding(threads, &self.groups, &tokens, self.config.embed_scale, &mut b.x);
+        }
 
         b.angles.clear();
         b.angles_local.clear();
@@ -650,6 +670,7 @@ impl Engine {
                     layer_idx: i,
                     kv_layer_idx: i,
                     layer,
+                    groups: &self.groups,
                     n_tokens,
                     plans: &plans,
                     buffers: b,
@@ -679,7 +700,7 @@ impl Engine {
     /// Logits of some rows of the residual stream into `logits`, `[rows.len(), vocab_size]`.
     fn logits_of(&mut self, rows: &[usize], logits: &mut [f32]) -> Result<(), Error> {
         let Config { hidden_dim, vocab_size, rms_norm_eps, .. } = self.config;
-        let Buffers { x, normed, .. } = &mut self.buffers;
+        let Buffers { x, normed, adapters, .. } = &mut self.buffers;
         let output = &self.weights.output;
         let (isa, norm) = (self.isa, &self.weights.output_norm);
         let form = form_for(&[output], self.forms.output);
@@ -687,6 +708,7 @@ impl Engine {
             rms_norm(isa, &x[rows[i] * hidden_dim..][..hidden_dim], norm, rms_norm_eps, row);
         });
         linear(&mut self.pool, isa, &[output], normed, Mode::Store, logits);
+        adapters.add_output((&mut self.pool, isa), &self.groups, rows, normed, logits);
         if logits.iter().step_by(vocab_size).any(|logit| !logit.is_finite()) {
             return Err(Error::NotFinite);
         }
@@ -755,6 +777,7 @@ struct LayerPass<'a> {
     /// Where in the sequences' pages this layer's keys and values are.
     kv_layer_idx: usize,
     layer: &'a Layer,
+    groups: &'a [Group],
     n_tokens: usize,
     plans: &'a Plans,
     buffers: &'a mut Buffers,
@@ -775,6 +798,13 @@ impl LayerPass<'_> {
         }
         b.qkv.resize(self.n_tokens * heads.row_len(), 0.0);
         linear(self.pool, isa, &[&layer.q, &layer.k, &layer.v], &b.normed, Mode::Store, &mut b.qkv);
+        let Heads { n_heads, n_kv_heads, head_dim, .. } = heads;
+        let targets = [
+            Target { slot: LayerSlot::Q, first_col: 0 },
+            Target { slot: LayerSlot::K, first_col: n_heads * head_dim },
+            Target { slot: LayerSlot::V, first_col: (n_heads + n_kv_heads) * head_dim },
+        ];
+        b.adapters.add((self.pool, isa), self.groups, layer_idx, &targets, &b.normed, &mut b.qkv);
         let prepare = Prepare {
             norms: layer.qk_norms.as_ref().map(|(q, k)| (&q[..], &k[..], config.rms_norm_eps)),
             angles: if is_windowed { &b.angles_local } else { &b.angles },
@@ -793,7 +823,7 @@ impl LayerPass<'_> {
 
     /// x += down(activation(gate(rms_norm(x))) * up(rms_norm(x)))
     fn feed_forward(&mut self) {
-        let LayerPass { config, layer, isa, forms, .. } = *self;
+        let LayerPass { config, layer, isa, forms, layer_idx, .. } = *self;
         let activation = match config.activation {
             Activation::Silu => math::Activation::Silu,
             Activation::GeluTanh => math::Activation::GeluTanh,
@@ -804,7 +834,25 @@ impl LayerPass<'_> {
             observe(MatrixInput::GateUp, b.normed.rows());
         }
         let form = form_for(&[&layer.down], forms.down);
-        gated_linear(self.pool, isa, (&layer.gate, &layer.up), activation, &b.normed, form, &mut b.ffn);
+        if touches(self.groups, layer_idx, &[LayerSlot::Gate, LayerSlot::Up]) {
+            // The same sums as below, one step at a time, as something is added in between.
+            let ffn_dim = config.ffn_dim;
+            b.gate_up.resize(self.n_tokens * 2 * ffn_dim, 0.0);
+            linear(self.pool, isa, &[&layer.gate, &layer.up], &b.normed, Mode::Store, &mut b.gate_up);
+            let targets = [
+                Target { slot: LayerSlot::Gate, first_col: 0 },
+                Target { slot: LayerSlot::Up, first_col: ffn_dim },
+            ];
+            b.adapters.add((self.pool, isa), self.groups, layer_idx, &targets, &b.normed, &mut b.gate_up);
+            let gate_up = &b.gate_up;
+            b.ffn.fill(self.pool, isa, (self.n_tokens, ffn_dim), form, |t, row| {
+                let (gates, ups) = gate_up[t * 2 * ffn_dim..][..2 * ffn_dim].split_at(ffn_dim);
+                math::gated(isa, activation, gates, ups, row);
+            });
+        } else {
+            let maps = (&layer.gate, &layer.up);
+            gated_linear(self.pool, isa, maps, activation, &b.normed, form, &mut b.ffn);
+        }
         if let Some(observe) = &mut self.observe {
             observe(MatrixInput::Down, b.ffn.rows());
         }
@@ -813,16 +861,22 @@ impl LayerPass<'_> {
 
     /// x += map(branch's result), normed before it is added where the family does so.
     fn add_branch(&mut self, branch: Branch) {
-        let Buffers { x, branch: added, attn, ffn, .. } = &mut *self.buffers;
-        let (map, input, post_norm) = match branch {
-            Branch::Attention => (&self.layer.o, attn, &self.layer.post_attn_norm),
-            Branch::FeedForward => (&self.layer.down, ffn, &self.layer.post_ffn_norm),
+        let Buffers { x, branch: added, attn, ffn, adapters, .. } = &mut *self.buffers;
+        let (map, slot, input, post_norm) = match branch {
+            Branch::Attention => (&self.layer.o, LayerSlot::O, attn, &self.layer.post_attn_norm),
+            Branch::FeedForward => (&self.layer.down, LayerSlot::Down, ffn, &self.layer.post_ffn_norm),
+        };
+        let mut adapt = |pool: &mut Pool, out: &mut [f32]| {
+            let targets = [Target { slot, first_col: 0 }];
+            adapters.add((pool, self.isa), self.groups, self.layer_idx, &targets, input, out);
         };
         let Some(weight) = post_norm else {
-            return linear(self.pool, self.isa, &[map], input, Mode::Add, x);
+            linear(self.pool, self.isa, &[map], input, Mode::Add, x);
+            return adapt(self.pool, x);
         };
         added.resize(x.len(), 0.0);
         linear(self.pool, self.isa, &[map], input, Mode::Store, added);
+        adapt(self.pool, added);
         math::add_rms_norm(self.pool, self.isa, x, added, weight, self.config.rms_norm_eps);
     }
 

@@ -7,6 +7,7 @@
 //!   [`Engine::score`] gives the logits of every position, [`Engine::step`] mixes them all in one pass.
 //! - [`Engine::embed`], [`Engine::run_layer`] and [`Engine::logits`] are the same pass layer by layer, for whoever
 //!   watches the inputs of matrices or changes weights in between.
+//! - An [`Adapter`] changes what a model computes for the sequences that [ask for it](Engine::new_adapted_sequence).
 //! - An [`Encoder`] is the pass of another kind of network, which makes one vector of each text.
 //! - A [`Sampler`] chooses tokens from logits; a [`Generator`] does all of it until a stop.
 //!
@@ -14,6 +15,7 @@
 //! of a batch, nor on the number of threads or the instruction set.
 #![forbid(unsafe_code)]
 
+mod adapter;
 mod encoder;
 mod engine;
 mod error;
@@ -26,6 +28,7 @@ mod weights;
 pub use edgeward_kernels::Isa;
 pub use edgeward_kernels::kv::{KvPage, KvType, PAGE_LEN};
 
+pub use adapter::{Adapter, Adapters};
 pub use encoder::Encoder;
 pub use engine::{CancelToken, Engine, EngineOptions, Logits, MatrixInput, Precision, StepPart};
 pub use error::Error;

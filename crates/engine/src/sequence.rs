@@ -5,19 +5,33 @@ use std::sync::Arc;
 use edgeward_kernels::attention::Segment;
 use edgeward_kernels::kv::{KvPage, KvPages, KvShape, PAGE_LEN};
 
+use crate::adapter::Adapters;
+
 /// Tokens seen so far, with their keys and values.
 ///
 /// Sequences share pages: [`Sequence::fork`] copies none, and whoever writes to a shared page first gets a copy.
 #[derive(Clone, Debug)]
 pub struct Sequence {
     shape: KvShape,
+    adapters: Adapters,
     tokens: Vec<u32>,
     pages: Vec<Arc<KvPage>>,
 }
 
 impl Sequence {
     pub(crate) fn new(shape: KvShape) -> Sequence {
-        Sequence { shape, tokens: Vec::new(), pages: Vec::new() }
+        Sequence { shape, adapters: Adapters::default(), tokens: Vec::new(), pages: Vec::new() }
+    }
+
+    /// An empty sequence with these adapters.
+    pub(crate) fn with_adapters(self, adapters: Adapters) -> Sequence {
+        debug_assert!(self.is_empty(), "keys and values depend on the adapters");
+        Sequence { adapters, ..self }
+    }
+
+    /// The adapters that it is computed with.
+    pub fn adapters(&self) -> &Adapters {
+        &self.adapters
     }
 
     /// Tokens.

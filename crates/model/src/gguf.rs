@@ -31,7 +31,7 @@ mod tests;
 mod value;
 mod write;
 
-pub(crate) use config::{check_vocabulary, config_of, is_in_config};
+pub(crate) use config::{check_vocabulary, config_of, family_of, is_in_config};
 pub use error::GgufError;
 pub use read::{Gguf, GgufTensor};
 pub use value::{Array, ArrayBuf, MAX_ARRAY_DEPTH, Value, ValueType};

@@ -3,9 +3,11 @@
 //! [`Model::load`] opens a model, whatever its format: a [`Config`] in the field's words and [`Tensor`]s by their
 //! [`Slot`] in the network, viewed where the file is mapped. [`gguf`] and [`safetensors`] read (and the first writes)
 //! the formats themselves, [`inspect`] describes a model without running it, and [`Model::source`] leads to what the
-//! tokenizer and the chat template are made from. [`encoder`] opens models that make one vector of a text. This crate does not know how a model is computed.
+//! tokenizer and the chat template are made from. [`encoder`] opens models that make one vector of a text, [`adapter`]
+//! what is to be added to a model's matrices. This crate does not know how a model is computed.
 #![deny(unsafe_code)]
 
+pub mod adapter;
 pub mod chat;
 pub mod config;
 pub mod encoder;
@@ -23,6 +25,7 @@ pub mod tensor;
 mod text;
 pub mod tokenizer;
 
+pub use adapter::{Adapter, AdapterError};
 pub use config::Config;
 pub use encoder::{EncoderConfig, EncoderModel};
 pub use error::{ConfigError, LoadError};

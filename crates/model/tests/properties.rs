@@ -130,7 +130,7 @@ proptest! {
 
     #[test]
     fn damage_is_read_or_refused(damage in prop::collection::vec((any::<Index>(), any::<u8>()), 1..8), cut in any::<Index>()) {
-        for (original, read) in [(gguf_file(), read_gguf as fn(Vec<u8>)), (safetensors_file(), read_safetensors)] {
+        for (original, read) in files() {
             let mut bytes = original;
             for (at, byte) in &damage {
                 let at = at.index(bytes.len());
@@ -143,10 +143,15 @@ proptest! {
     }
 }
 
+/// Valid files, with what reads them.
+fn files() -> [(Vec<u8>, fn(Vec<u8>)); 3] {
+    let adapter = include_bytes!("../../../testdata/adapter/few.gguf").to_vec();
+    [(gguf_file(), read_gguf), (adapter, read_gguf), (safetensors_file(), read_safetensors)]
+}
+
 #[test]
 fn every_single_damaged_byte_is_read_or_refused() {
-    for (original, read) in [(gguf_file(), read_gguf as fn(Vec<u8>)), (safetensors_file(), read_safetensors)]
-    {
+    for (original, read) in files() {
         for at in 0..original.len() {
             for change in [0x00, 0x01, 0x7f, 0x80, 0xff, original[at] ^ 1, original[at] ^ 0x80, b'"', b'}'] {
                 let mut bytes = original.clone();

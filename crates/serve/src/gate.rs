@@ -53,7 +53,7 @@ pub async fn gate(State(server): State<Arc<Server>>, mut request: Request, next:
     let origin = origin
         .filter(|origin| origin.to_str().is_ok_and(|origin| is_allowed(&server.allowed_origins, origin)));
     let is_preflight = method == Method::OPTIONS && origin.is_some();
-    let (key_name, response) = match admit(&server, &path, request.headers()) {
+    let (key_name, response) = match admit(&server, &method, &path, request.headers()) {
         // A browser asks before it sends anything, without a key.
         _ if is_preflight => (None, Response::new(Body::empty())),
         Ok((key_name, is_admin)) => {
@@ -85,7 +85,12 @@ pub async fn gate(State(server): State<Arc<Server>>, mut request: Request, next:
 }
 
 /// The key's name, if there is one, and whether it is an administrator's.
-fn admit(server: &Server, path: &str, headers: &HeaderMap) -> Result<(Option<String>, bool), ApiError> {
+fn admit(
+    server: &Server,
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+) -> Result<(Option<String>, bool), ApiError> {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let host = text(HOST).unwrap_or_default();
     if server.is_loopback && !is_this_machine(host) {
@@ -99,7 +104,7 @@ fn admit(server: &Server, path: &str, headers: &HeaderMap) -> Result<(Option<Str
             return Err(ApiError::new(StatusCode::FORBIDDEN, message));
         }
     }
-    let (Some(ring), Some(scope)) = (&server.keys, scope_of(path)) else {
+    let (Some(ring), Some(scope)) = (&server.keys, scope_of(method, path)) else {
         // Without keys, whoever is on this machine may do all.
         return Ok((None, server.keys.is_none()));
     };
@@ -152,7 +157,7 @@ enum Need {
 }
 
 /// What a request needs; `None` for what everybody may see: whether the server is there, and the page.
-fn scope_of(path: &str) -> Option<Need> {
+fn scope_of(method: &Method, path: &str) -> Option<Need> {
     match path {
         "/health" | "/ready" => None,
         "/metrics" => Some(Need::Scope(Scope::Admin)),
@@ -161,7 +166,9 @@ fn scope_of(path: &str) -> Option<Need> {
             Some(Need::Scope(Scope::Embed))
         }
         "/models" | "/props" => Some(Need::Any),
-        "/slots" => Some(Need::Scope(Scope::Admin)),
+        // Whoever may ask may see what to ask for; but strengths change the answers of all.
+        "/lora-adapters" if method == Method::GET => Some(Need::Any),
+        "/slots" | "/lora-adapters" => Some(Need::Scope(Scope::Admin)),
         "/v1/models" | "/openapi.json" | "/tokenize" | "/detokenize" | "/api/tags" | "/api/show"
         | "/api/ps" | "/api/version" => Some(Need::Any),
         _ if path.starts_with("/admin/") => Some(Need::Scope(Scope::Admin)),
@@ -300,11 +307,15 @@ mod tests {
             "//",
             "/page/",
         ] {
-            assert_eq!(scope_of(path), Some(Need::Scope(Scope::Chat)), "{path}");
+            assert_eq!(scope_of(&Method::GET, path), Some(Need::Scope(Scope::Chat)), "{path}");
         }
-        assert_eq!(scope_of("/metrics"), Some(Need::Scope(Scope::Admin)));
-        assert_eq!(scope_of("/admin/models/load"), Some(Need::Scope(Scope::Admin)));
-        assert_eq!(scope_of("/health"), None);
-        assert_eq!(scope_of("/page/main.js"), None);
+        assert_eq!(scope_of(&Method::GET, "/metrics"), Some(Need::Scope(Scope::Admin)));
+        assert_eq!(scope_of(&Method::GET, "/admin/models/load"), Some(Need::Scope(Scope::Admin)));
+        assert_eq!(scope_of(&Method::GET, "/lora-adapters"), Some(Need::Any));
+        for method in [Method::POST, Method::PUT, Method::HEAD] {
+            assert_eq!(scope_of(&method, "/lora-adapters"), Some(Need::Scope(Scope::Admin)));
+        }
+        assert_eq!(scope_of(&Method::GET, "/health"), None);
+        assert_eq!(scope_of(&Method::GET, "/page/main.js"), None);
     }
 }

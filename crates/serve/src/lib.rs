@@ -15,6 +15,7 @@
 //! what happens is told by what functions return.
 #![forbid(unsafe_code)]
 
+pub mod adapters;
 mod conversation;
 mod encoder;
 mod error;
@@ -53,7 +54,11 @@ use crate::metrics::Counters;
 /// Opens a model by what a request calls it, which may take long. See [`ServerOptions::loader`].
 pub type Loader = Box<dyn Fn(&str) -> Result<ServedModel, LoadFailure> + Send + Sync>;
 
-/// Why a model was not loaded; the texts are for whoever asked.
+/// Reads an adapter by what a request calls it, for a model of these hyperparameters. See [`ServerOptions::adapter_loader`].
+pub type AdapterLoader =
+    Box<dyn Fn(&str, &edgeward_model::Config) -> Result<edgeward_model::Adapter, LoadFailure> + Send + Sync>;
+
+/// Why a model or an adapter was not loaded; the texts are for whoever asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LoadFailure {
     /// There is not memory enough, as things are.
@@ -78,6 +83,8 @@ pub struct ServerOptions {
     pub grace: Duration,
     /// How other models are loaded while the server runs; `None` to load none.
     pub loader: Option<Loader>,
+    /// The same of adapters.
+    pub adapter_loader: Option<AdapterLoader>,
     /// Whether a request for a model that is not here is answered by the first that can.
     pub any_model_name: bool,
     /// Origins of other sites whose pages may use the server: `https://app.example`, or `localhost` for pages from this
@@ -99,6 +106,7 @@ impl Default for ServerOptions {
             default_max_tokens: 2048,
             grace: Duration::from_secs(30),
             loader: None,
+            adapter_loader: None,
             any_model_name: false,
             allowed_origins: Vec::new(),
             default_temperature: None,
@@ -111,6 +119,7 @@ impl Default for ServerOptions {
 pub struct Server {
     models: RwLock<Vec<Arc<ServedModel>>>,
     loader: Option<Loader>,
+    adapter_loader: Option<AdapterLoader>,
     /// Held by whoever loads a model.
     loading: tokio::sync::Mutex<()>,
     keys: Option<KeyRing>,
@@ -262,6 +271,7 @@ impl BoundServer {
         let server = Server {
             models: RwLock::new(models),
             loader: options.loader,
+            adapter_loader: options.adapter_loader,
             loading: tokio::sync::Mutex::new(()),
             keys: options.keys,
             audit: options.audit.map(Mutex::new),

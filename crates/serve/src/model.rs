@@ -12,14 +12,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
-use edgeward_engine::{Encoder, Engine};
+use edgeward_engine::{Adapter, Encoder, Engine};
+use edgeward_model::Config;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
+use crate::adapters::AdapterList;
 use crate::encoder::{self, Job};
 use crate::error::ApiError;
 use crate::metrics::Histograms;
 use crate::replies::{self, ReplyCache};
+use crate::routes::adapters::unknown;
 use crate::scheduler::disk::DiskCache;
 use crate::scheduler::{
     Event, Failure, FinishReason, Limits, Rejection, Request, RequestId, Scheduler, Snapshot, TokenLogprob,
@@ -67,6 +70,10 @@ pub struct ServedModel {
     pub text: ModelText,
     /// Times, for whoever watches.
     pub histograms: Histograms,
+    /// What requests may have added to it.
+    pub adapters: AdapterList,
+    /// Of a model that answers.
+    config: Option<Config>,
     sender: Mutex<Option<Sender>>,
     snapshot: Arc<Mutex<Snapshot>>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -80,8 +87,15 @@ pub struct ServedModel {
 /// The way to the thread.
 #[derive(Clone)]
 enum Sender {
-    Generator(mpsc::SyncSender<Submission>),
+    Generator(mpsc::SyncSender<Message>),
     Encoder(mpsc::SyncSender<Job>),
+}
+
+/// What the thread of a model that answers is told.
+enum Message {
+    Submit(Box<Submission>),
+    /// An adapter is not listed any more.
+    Forget(Arc<Adapter>),
 }
 
 struct Submission {
@@ -114,10 +128,11 @@ impl ServedModel {
         let (sender, receiver) = mpsc::sync_channel(CHANNEL_LEN);
         let n_places = limits.max_active;
         let replies = (limits.reply_bytes > 0).then(|| ReplyCache::new(limits.reply_bytes));
+        let config = engine.config().clone();
         let scheduler = Scheduler::new(engine, Arc::clone(text.tokenizer()), limits, disk);
         let run = move |published: &Mutex<Snapshot>| serve(scheduler, &receiver, published);
         let model = ServedModel::spawn(info, text, Sender::Generator(sender), run)?;
-        Ok(ServedModel { n_places, replies, ..model })
+        Ok(ServedModel { n_places, replies, config: Some(config), ..model })
     }
 
     /// Starts the thread of a model that makes vectors; `max_waiting` requests wait for it at most.
@@ -152,6 +167,8 @@ impl ServedModel {
             info,
             text,
             histograms: Histograms::default(),
+            adapters: AdapterList::default(),
+            config: None,
             sender: Mutex::new(Some(sender)),
             snapshot,
             thread: Mutex::new(Some(thread)),
@@ -164,6 +181,11 @@ impl ServedModel {
     /// What the scheduler was doing after the last pass.
     pub fn snapshot(&self) -> Snapshot {
         *lock(&self.snapshot)
+    }
+
+    /// Its hyperparameters, if it answers.
+    pub fn config(&self) -> Option<&Config> {
+        self.config.as_ref()
     }
 
     /// Answers that it computes at once, at most.
@@ -197,8 +219,17 @@ impl ServedModel {
     ///
     /// # Errors
     /// If it is not taken on.
-    pub async fn submit(self: &Arc<Self>, request: Request, tally: &Arc<Tally>) -> Result<Answers, ApiError> {
+    pub async fn submit(
+        self: &Arc<Self>,
+        mut request: Request,
+        tally: &Arc<Tally>,
+    ) -> Result<Answers, ApiError> {
         self.touch();
+        // As the list is now; what becomes of it later is nothing to this request.
+        let (adapters, scales) =
+            self.adapters.chosen(request.lora.as_ref()).map_err(|id| unknown("lora", id))?;
+        request.adapters = adapters;
+        request.lora = Some(scales);
         let Sender::Generator(sender) = lock(&self.sender).clone().ok_or_else(stopping)? else {
             return Err(self.only_encodes());
         };
@@ -214,7 +245,8 @@ impl ServedModel {
             // The receiver is there, so all of them arrive.
             Some(known) => known.iter().for_each(|event| drop(events.send(event.clone()))),
             None => {
-                sender.try_send(Submission { request, reply, events }).map_err(refused)?;
+                let submission = Submission { request, reply, events };
+                sender.try_send(Message::Submit(Box::new(submission))).map_err(refused)?;
                 accepted.await.map_err(|_| stopping())??;
             }
         }
@@ -258,6 +290,16 @@ impl ServedModel {
         Ok(vectors)
     }
 
+    /// Lets go of what was computed with an adapter that is not listed any more. Waits while the thread has too much to do.
+    pub fn forget(&self, adapter: Arc<Adapter>) {
+        // A clone, as others must get at it meanwhile.
+        let sender = lock(&self.sender).clone();
+        if let Some(Sender::Generator(sender)) = sender {
+            // One that is gone keeps nothing.
+            let _ = sender.send(Message::Forget(adapter));
+        }
+    }
+
     /// What is said to who wants an answer of a model that makes vectors.
     pub fn only_encodes(&self) -> ApiError {
         let message = "this model makes embeddings only: use /v1/embeddings or /v1/rerank, or another model";
@@ -292,7 +334,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// The thread: until no more requests can come and all are done.
-fn serve(mut scheduler: Scheduler, receiver: &mpsc::Receiver<Submission>, published: &Mutex<Snapshot>) {
+fn serve(mut scheduler: Scheduler, receiver: &mpsc::Receiver<Message>, published: &Mutex<Snapshot>) {
     let mut listeners: HashMap<RequestId, UnboundedSender<Event>> = HashMap::new();
     *lock(published) = scheduler.snapshot();
     loop {
@@ -307,12 +349,12 @@ fn serve(mut scheduler: Scheduler, receiver: &mpsc::Receiver<Submission>, publis
                 other => other.ok(),
             };
             match next {
-                Some(submission) => take(&mut scheduler, &mut listeners, submission),
+                Some(message) => take(&mut scheduler, &mut listeners, message),
                 None => return,
             }
         }
-        while let Ok(submission) = receiver.try_recv() {
-            take(&mut scheduler, &mut listeners, submission);
+        while let Ok(message) = receiver.try_recv() {
+            take(&mut scheduler, &mut listeners, message);
         }
         listeners.retain(|id, listener| {
             if listener.is_closed() {
@@ -338,9 +380,12 @@ fn serve(mut scheduler: Scheduler, receiver: &mpsc::Receiver<Submission>, publis
 fn take(
     scheduler: &mut Scheduler,
     listeners: &mut HashMap<RequestId, UnboundedSender<Event>>,
-    submission: Submission,
+    message: Message,
 ) {
-    let Submission { request, reply, events } = submission;
+    let Submission { request, reply, events } = match message {
+        Message::Submit(submission) => *submission,
+        Message::Forget(adapter) => return scheduler.forget(&adapter),
+    };
     let outcome = scheduler.submit(request);
     if let Ok(id) = outcome {
         listeners.insert(id, events);

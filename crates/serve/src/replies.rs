@@ -41,7 +41,8 @@ pub fn key(request: &Request) -> Option<Key> {
             &request.stop_strings,
             request.ignores_end,
             request.n_logprobs,
-            source
+            source,
+            &request.lora
         )
     );
     Some(Sha256::digest(details).into())
@@ -161,6 +162,7 @@ mod tests {
             Request { stop_strings: vec!["x".into()], ..request() },
             Request { ignores_end: true, ..request() },
             Request { n_logprobs: Some(0), ..request() },
+            Request { lora: Some(vec![(0, 1.0)]), ..request() },
             sampling(|_| {}),
             sampling(|sampling| sampling.seed = 7),
             sampling(|sampling| sampling.top_p = 0.5),

@@ -7,12 +7,12 @@
 
 use std::time::Instant;
 
-use edgeward_engine::{CancelToken, Engine, EngineOptions};
+use edgeward_engine::{Adapters, CancelToken, Engine, EngineOptions};
 use serde::Serialize;
 
 use crate::Outcome;
 use crate::device::DeviceProfile;
-use crate::engine_args::{self, KvArg, PrecisionArg};
+use crate::engine_args::{self, KvArg, LoraArg, PrecisionArg};
 use crate::output::{self, Align, Table};
 use crate::speed_limit::Demand;
 use crate::store::{Progress, Store, Verbosity};
@@ -53,6 +53,9 @@ pub struct Args {
     /// How finely the inputs of quantised matrices are rounded
     #[arg(long, value_enum, default_value = "balanced")]
     precision: PrecisionArg,
+    /// Add this LoRA adapter (may be given several times); the limit does not count it
+    #[arg(long, value_name = "FILE[=SCALE]")]
+    lora: Vec<LoraArg>,
     /// Print a JSON array instead of a table
     #[arg(long)]
     json: bool,
@@ -104,6 +107,7 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     let profile_path = Store::open()?.profile_path();
     let model = engine_args::open(&args.model, &mut progress)?;
     let kv_type = engine_args::kv_type(args.kv, model.gguf());
+    let adapters = engine_args::adapters(&args.lora, &model)?;
     let demand = Demand::new(&model, kv_type);
     let context_len = cases.iter().map(|case| case.n_positions()).max().unwrap_or(1);
     if context_len > model.config().context_len {
@@ -135,7 +139,7 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
             }
         };
         for &case in &cases {
-            let samples = measure(&mut engine, case, args.repeat as usize)?;
+            let samples = measure(&mut engine, &adapters, case, args.repeat as usize)?;
             let (n_prompt, n_gen, n_depth, limit) = match case {
                 Case::Prefill { n_prompt } => {
                     (n_prompt, 0, 0, demand.prefill_tokens_per_s(&limits, n_prompt))
@@ -178,7 +182,12 @@ fn cases(prompts: &[u32], gens: &[u32], depths: &[u32]) -> Vec<Case> {
 }
 
 /// Tokens per second of each repetition.
-fn measure(engine: &mut Engine, case: Case, n_repeat: usize) -> Result<Vec<f64>, edgeward_engine::Error> {
+fn measure(
+    engine: &mut Engine,
+    adapters: &Adapters,
+    case: Case,
+    n_repeat: usize,
+) -> Result<Vec<f64>, edgeward_engine::Error> {
     let vocab_size = engine.config().vocab_size;
     let cancel = CancelToken::new();
     let mut samples = Vec::with_capacity(n_repeat);
@@ -186,7 +195,7 @@ fn measure(engine: &mut Engine, case: Case, n_repeat: usize) -> Result<Vec<f64>,
         Case::Prefill { n_prompt } => {
             let tokens = pseudo_random_tokens(n_prompt, vocab_size);
             for repetition in 0..=n_repeat {
-                let mut sequence = engine.new_sequence();
+                let mut sequence = engine.new_adapted_sequence(adapters)?;
                 let start = Instant::now();
                 engine.prefill(&mut sequence, &tokens, &cancel)?;
                 if repetition > 0 {
@@ -196,7 +205,7 @@ fn measure(engine: &mut Engine, case: Case, n_repeat: usize) -> Result<Vec<f64>,
         }
         Case::Decode { n_gen, n_depth } => {
             let tokens = pseudo_random_tokens(n_depth + n_gen.max(N_WARM_UP), vocab_size);
-            let mut sequence = engine.new_sequence();
+            let mut sequence = engine.new_adapted_sequence(adapters)?;
             if n_depth > 0 {
                 engine.prefill(&mut sequence, &tokens[..n_depth], &cancel)?;
             }

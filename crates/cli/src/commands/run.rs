@@ -14,7 +14,7 @@ use rustyline::error::ReadlineError;
 use super::tokenize::read_standard_input;
 use crate::Outcome;
 use crate::conversation::{AnswerEnd, AnswerLimits, AnswerStats, Conversation, PromptStyle};
-use crate::engine_args::{self, EngineArgs};
+use crate::engine_args::{self, EngineArgs, LoraArg};
 use crate::output::{error_chain, printable};
 use crate::store::{Progress, Store, Verbosity};
 
@@ -85,6 +85,10 @@ pub struct Args {
     /// Let the model continue the prompt as it is, without its chat template
     #[arg(long)]
     raw: bool,
+    /// Add this LoRA adapter, a GGUF file or a folder of peft's, perhaps not at its full strength (may be given several
+    /// times)
+    #[arg(long, value_name = "FILE[=SCALE]")]
+    lora: Vec<LoraArg>,
     #[command(flatten)]
     engine: EngineArgs,
 }
@@ -108,10 +112,12 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
         return Err("the prompt is empty: give one after the model's name, or pipe it in".into());
     }
     let model = engine_args::open(&args.model, &mut progress)?;
+    let adapters = engine_args::adapters(&args.lora, &model)?;
     let engine = args.engine.engine(&model, &progress)?;
     let style = if args.raw { PromptStyle::Raw } else { PromptStyle::Chat };
     let limits = AnswerLimits { max_tokens: args.max_tokens, stop_strings: args.stop.clone() };
-    let mut conversation = Conversation::new(&model, engine, sampler, style, limits)?;
+    let conversation = Conversation::new(&model, engine, sampler, style, limits)?;
+    let mut conversation = conversation.with_adapters(&adapters)?;
     conversation.set_system(args.system.clone());
     let interrupt = Interrupt::install()?;
     match prompt {

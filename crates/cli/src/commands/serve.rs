@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use edgeward_engine::{Encoder, Isa, PAGE_LEN};
+use edgeward_engine::{Adapter, Encoder, Isa, PAGE_LEN};
 use edgeward_model::chat::ChatTemplate;
 use edgeward_model::inspect::MemoryEstimate;
 use edgeward_model::{EncoderModel, Model};
@@ -17,13 +17,13 @@ use edgeward_serve::keys::{KeyFile, KeyRing};
 use edgeward_serve::scheduler::Limits;
 use edgeward_serve::scheduler::disk::{self, DiskCache};
 use edgeward_serve::{
-    BoundServer, LoadFailure, Loader, ModelInfo, ModelKind, ModelText, ServedModel, ServerConfig,
-    ServerOptions, tls,
+    AdapterLoader, BoundServer, LoadFailure, Loader, ModelInfo, ModelKind, ModelText, ServedModel,
+    ServerConfig, ServerOptions, tls,
 };
 
 use crate::Outcome;
 use crate::device;
-use crate::engine_args::{self, EngineArgs};
+use crate::engine_args::{self, EngineArgs, LoraArg};
 use crate::output;
 use crate::store::{Progress, Store, Verbosity, human_bytes};
 
@@ -106,8 +106,12 @@ pub struct Args {
     /// Encrypt with a certificate of this machine's own authority, also for this name (may be given several times)
     #[arg(long, value_name = "NAME", conflicts_with = "tls_cert")]
     tls_name: Vec<String>,
-    /// Let requests load, swap and unload models (/admin/models/load, swap, unload), with a key of the scope admin where keys
-    /// are asked for
+    /// Add this LoRA adapter to the first model, a GGUF file or a folder of peft's, perhaps not at its full strength (may be
+    /// given several times); a request may ask for others of them, or for none, with `lora`
+    #[arg(long, value_name = "FILE[=SCALE]")]
+    lora: Vec<LoraArg>,
+    /// Let requests load, swap and unload models and adapters (/admin/models/load, swap, unload; /admin/adapters/load, unload),
+    /// with a key of the scope admin where keys are asked for
     #[arg(long)]
     allow_load: bool,
     /// Keep whole answers for requests that ask the same again, where nothing is left to chance (temperature 0, or a seed):
@@ -154,6 +158,9 @@ pub fn run(args: Args, verbosity: Verbosity) -> Outcome {
         }
         models.push(Arc::new(model));
     }
+    if let Some(first) = models.first() {
+        add_adapters(&args.lora, first)?;
+    }
     let options = ServerOptions {
         keys,
         audit,
@@ -161,6 +168,7 @@ pub fn run(args: Args, verbosity: Verbosity) -> Outcome {
         max_duration: Duration::from_secs(args.timeout),
         default_max_tokens: args.max_tokens as usize,
         loader: args.allow_load.then(|| loader(&args, template, verbosity)),
+        adapter_loader: args.allow_load.then(adapter_loader),
         any_model_name: args.any_model_name,
         allowed_origins: args.allow_origin.clone(),
         default_temperature: args.temperature,
@@ -259,18 +267,40 @@ fn open_audit(path: &Path) -> Result<Box<dyn Write + Send>, Box<dyn std::error::
     Ok(Box::new(file.map_err(|error| format!("could not write to {}: {error}", path.display()))?))
 }
 
+/// Gives a model the adapters of the command line, whose ids are their places there.
+fn add_adapters(args: &[LoraArg], model: &ServedModel) -> Outcome {
+    for arg in args {
+        let config =
+            model.config().ok_or("a model that makes vectors takes no adapters: leave out --lora")?;
+        let file = edgeward_model::Adapter::load(&arg.path, config)?;
+        let name = arg.path.file_name().unwrap_or(arg.path.as_os_str()).to_string_lossy().into_owned();
+        let adapter = Arc::new(Adapter::new(&file));
+        model.adapters.add(name, arg.scale, adapter).ok_or("a model has at most 64 adapters: name fewer")?;
+    }
+    Ok(())
+}
+
+/// Reads adapters on request.
+fn adapter_loader() -> AdapterLoader {
+    Box::new(|reference, config| {
+        edgeward_model::Adapter::load(Path::new(reference), config).map_err(|error| refused(error.into()))
+    })
+}
+
+/// Why something was not loaded, with its causes.
+fn refused(error: Box<dyn std::error::Error>) -> LoadFailure {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    LoadFailure::Refused(text)
+}
+
 /// Loads models on request, if there is memory for their weights.
 fn loader(args: &Arc<Args>, template: Option<String>, verbosity: Verbosity) -> Loader {
     let args = Arc::clone(args);
-    let refused = |error: Box<dyn std::error::Error>| {
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        LoadFailure::Refused(text)
-    };
     Box::new(move |name| {
         let mut progress = Progress::new(verbosity);
         let path = Store::open().and_then(|store| store.resolve(name, &mut progress));

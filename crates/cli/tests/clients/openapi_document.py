@@ -37,19 +37,19 @@ missing = set(wanted) - set(document["paths"])
 assert not missing, missing
 
 for path, item in document["paths"].items():
-    [(method, operation)] = item.items()
-    needed = []
-    if "requestBody" in operation:
-        needed = operation["requestBody"]["content"]["application/json"]["schema"].get("required", [])
-    # Nothing is given: what is needed is missed, and nothing else is wrong.
-    status, kind, text = ask(method.upper(), path.replace("{name}", "llama"), b"{}" if method == "post" else None)
-    if needed:
-        assert status == 400, (path, status, text)
-        message = json.loads(text)["error"]
-        message = message if isinstance(message, str) else message["message"]
-        assert any(field in text.decode() for field in needed), (path, needed, text)
-    else:
-        assert status == 200, (path, status, text)
+    for method, operation in item.items():
+        needed = []
+        if "requestBody" in operation:
+            needed = operation["requestBody"]["content"]["application/json"]["schema"].get("required", [])
+        # Nothing is given: what is needed is missed, and nothing else is wrong.
+        status, kind, text = ask(method.upper(), path.replace("{name}", "llama"), b"{}" if method == "post" else None)
+        if needed:
+            assert status == 400, (path, status, text)
+            message = json.loads(text)["error"]
+            message = message if isinstance(message, str) else message["message"]
+            assert any(field in text.decode() for field in needed), (path, needed, text)
+        else:
+            assert status == 200, (path, status, text)
     assert ask("DELETE", path.replace("{name}", "llama"))[0] == 405, path
 
 print("all is well")

@@ -2,10 +2,17 @@
 //! they are accepted, and hold the reader to what it promises.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
-use edgeward_model::Model;
 use edgeward_model::gguf::{Gguf, Value};
 use edgeward_model::safetensors::Safetensors;
+use edgeward_model::{Adapter, Config, Model};
+
+/// Of the model that adapters are read for.
+static TINY: LazyLock<Config> = LazyLock::new(|| {
+    let bytes = include_bytes!("../../../../testdata/tiny/llama.gguf").to_vec();
+    Model::from_gguf(Gguf::from_bytes(bytes).unwrap(), Path::new("llama.gguf")).unwrap().config().clone()
+});
 
 /// Reads a GGUF file.
 pub fn read_gguf(bytes: Vec<u8>) {
@@ -20,6 +27,11 @@ pub fn read_gguf(bytes: Vec<u8>) {
         assert_eq!(file.tensor(tensor.name).map(|tensor| tensor.offset), Some(tensor.offset));
         let matrix = tensor.as_matrix();
         assert_eq!(matrix.data.len(), matrix.n_rows * matrix.dtype.row_bytes(matrix.n_cols).unwrap());
+    }
+    if let Ok(adapter) = Adapter::from_gguf(&file, Path::new("damaged.gguf"), &TINY) {
+        for pair in adapter.pairs() {
+            assert!(pair.scale.is_finite() && !pair.a.data.is_empty() && !pair.b.data.is_empty());
+        }
     }
     if let Ok(model) = Model::from_gguf(file, Path::new("damaged.gguf")) {
         assert!(model.config().check().is_ok());

@@ -35,14 +35,13 @@ const MAX_FIELDS: usize = 64;
 const NEVER: f32 = f32::NEG_INFINITY;
 
 /// Samplers that are not here. All are off at 0.
-const UNSUPPORTED: [&str; 7] = [
+const UNSUPPORTED: [&str; 6] = [
     "mirostat",
     "dynatemp_range",
     "xtc_probability",
     "dry_multiplier",
     "post_sampling_probs",
     "t_max_predict_ms",
-    "lora",
 ];
 
 /// Whether it is one of llama.cpp's own paths, whose errors have its shape.
@@ -62,6 +61,7 @@ pub fn is_own(path: &str) -> bool {
             | "/chat/completions/input_tokens"
             | "/props"
             | "/slots"
+            | "/lora-adapters"
             | "/models"
     )
 }

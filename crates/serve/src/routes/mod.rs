@@ -1,6 +1,7 @@
 //! The endpoints, one file for each family, and what they have in common: reading a request, and answering at once or
 //! piece by piece.
 
+pub mod adapters;
 mod admin;
 mod anthropic;
 mod chat;
@@ -72,6 +73,8 @@ fn endpoints() -> Vec<(Endpoint, MethodRouter<Arc<Server>>)> {
         (openapi::LOAD, post(admin::load)),
         (openapi::UNLOAD, post(admin::unload)),
         (openapi::SWAP, post(admin::swap)),
+        (openapi::LOAD_ADAPTER, post(adapters::load)),
+        (openapi::UNLOAD_ADAPTER, post(adapters::unload)),
         (openapi::OPENAPI, get(openapi::document)),
         (openapi::LLAMA_COMPLETION, post(llama_cpp::completion)),
         (openapi::LLAMA_EMBEDDING, post(llama_cpp::embedding)),
@@ -79,6 +82,8 @@ fn endpoints() -> Vec<(Endpoint, MethodRouter<Arc<Server>>)> {
         (openapi::INPUT_TOKENS, post(llama_cpp::count_tokens)),
         (openapi::PROPS, get(llama_cpp::props)),
         (openapi::SLOTS, get(llama_cpp::slots)),
+        (openapi::ADAPTERS, get(adapters::list)),
+        (openapi::SET_ADAPTERS, post(adapters::set)),
         // The same under other paths.
         (openapi::LLAMA_COMPLETION.at("/completions"), post(llama_cpp::completion)),
         (openapi::LLAMA_EMBEDDING.at("/embeddings"), post(llama_cpp::embedding)),
@@ -108,6 +113,12 @@ pub fn router(server: Arc<Server>) -> Router {
 
 /// Reads the JSON object that a request carries, and who sent it.
 async fn read(server: &Server, request: Request) -> Result<(Fields, Call), ApiError> {
+    let (value, call) = read_json(server, request).await?;
+    Ok((Fields::of_request(value)?, call))
+}
+
+/// The same of any JSON.
+async fn read_json(server: &Server, request: Request) -> Result<(Value, Call), ApiError> {
     let (head, body) = request.into_parts();
     let call = head.extensions.get::<Call>().cloned().expect("the gate puts it there");
     let header = |name| head.headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or_default());
@@ -138,9 +149,9 @@ async fn read(server: &Server, request: Request) -> Result<(Fields, Call), ApiEr
             return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "the request did not arrive in time"));
         }
     };
-    let value: Value = serde_json::from_slice(&bytes)
+    let value = serde_json::from_slice(&bytes)
         .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, format!("the body is no JSON: {error}")))?;
-    Ok((Fields::of_request(value)?, call))
+    Ok((value, call))
 }
 
 /// Runs what takes a while, as templates and grammars do, on a thread for such things: others' events must not wait

@@ -98,6 +98,7 @@ const SAMPLING: &[Field] = &[
     Field("ignore_eos", Flag, May, "Whether the model's own end is passed over"),
     Field("priority", Whole(-100.0, 100.0), May, "Lower is earlier; below 0 only with the scope admin"),
     Field("timeout_ms", Whole(1.0, MOST), May, "For the whole answer"),
+    Field("lora", Objects, May, "`id` and `scale` of adapters; those not named are off"),
 ];
 const MAX_TOKENS: &[Field] = &[
     Field("max_tokens", Whole(1.0, MOST), May, "Tokens of the answer, at most"),
@@ -375,6 +376,29 @@ pub const SWAP: Endpoint = Endpoint {
     ..LOAD
 };
 #[allow(missing_docs)]
+pub const LOAD_ADAPTER: Endpoint = Endpoint {
+    path: "/admin/adapters/load",
+    summary: "Loads a LoRA adapter for a model, where the server allows it; needs the scope admin",
+    fields: &[&[
+        MODEL,
+        Field("adapter", Text, Must, "Path of a GGUF file, or of a folder that peft has saved"),
+        Field(
+            "scale",
+            Number(-100.0, 100.0),
+            May,
+            "How strong it is where a request does not say; 1 if not given",
+        ),
+    ]],
+    ..LOAD
+};
+#[allow(missing_docs)]
+pub const UNLOAD_ADAPTER: Endpoint = Endpoint {
+    path: "/admin/adapters/unload",
+    summary: "Takes an adapter off the list; what has begun with it ends with it. Needs the scope admin",
+    fields: &[&[MODEL, Field("id", Whole(0.0, MOST), Must, "Its id here")]],
+    ..LOAD
+};
+#[allow(missing_docs)]
 pub const HEALTH: Endpoint = Endpoint {
     path: "/health",
     tag: "Operation",
@@ -431,6 +455,17 @@ pub const SLOTS: Endpoint = Endpoint {
     path: "/slots",
     summary: "Places for answers, and how many are taken; needs the scope admin",
     ..PROPS
+};
+
+#[allow(missing_docs)]
+pub const ADAPTERS: Endpoint =
+    Endpoint { path: "/lora-adapters", summary: "Lists the LoRA adapters of the first model", ..PROPS };
+#[allow(missing_docs)]
+pub const SET_ADAPTERS: Endpoint = Endpoint {
+    method: HttpMethod::Post,
+    summary: "Sets how strong they are where a request does not say; a list alone will do, too. Needs the scope admin",
+    fields: &[&[MODEL, Field("adapters", Objects, Must, "`id` and `scale`; those not named are off")]],
+    ..ADAPTERS
 };
 
 /// A file of the page.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use edgeward_engine::SamplerOptions;
 use serde_json::Value;
 
+use super::adapters;
 use crate::Server;
 use crate::error::ApiError;
 use crate::fields::Fields;
@@ -60,6 +61,8 @@ pub fn request(fields: &mut Fields, server: &Server, call: &Call) -> Result<Requ
     if priority < 0 && !call.is_admin {
         return Err(fields.error("priority", "only a key with the scope admin may go before others"));
     }
+    // As llama.cpp has it, an empty list asks for nothing in particular.
+    let lora = adapters::scales(fields, "lora")?.filter(|scales| !scales.is_empty());
     let timeout = fields.count("timeout_ms", 1..=server.max_duration.as_millis() as usize)?;
     let timeout = timeout.map_or(server.max_duration, |ms| Duration::from_millis(ms as u64));
     Ok(Request {
@@ -70,6 +73,7 @@ pub fn request(fields: &mut Fields, server: &Server, call: &Call) -> Result<Requ
         ignores_end: fields.bool("ignore_eos")?.unwrap_or(false),
         n_choices: fields.count("n", 1..=MAX_CHOICES)?.unwrap_or(1),
         priority,
+        lora,
         deadline: Some(Instant::now() + timeout),
         ..Request::default()
     })

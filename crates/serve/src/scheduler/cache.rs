@@ -5,10 +5,15 @@
 //! from; whoever goes on from it copies the last page only, and only on writing. A look-up may end in the middle of a
 //! page. The pages of all nodes together have at most a given number of bytes; whatever was unused longest goes first.
 //!
+//! A sequence is found by who has the same adapters, in the same strengths. Those with an adapter that was forgotten are
+//! not kept.
+//!
 //! Invariants: a node's tokens are at most a page, and exactly one if it has children; no two children of a node begin
 //! with all of each other's tokens; a node was used no earlier than those below it.
 
-use edgeward_engine::{PAGE_LEN, Sequence};
+use std::sync::{Arc, Weak};
+
+use edgeward_engine::{Adapter, Adapters, PAGE_LEN, Sequence};
 
 /// See the [module's text](self).
 #[derive(Default)]
@@ -19,6 +24,8 @@ pub struct PrefixCache {
     n_nodes: usize,
     /// Grows with every use.
     clock: u64,
+    /// Adapters that are used to the end of what has begun, and never again.
+    forgotten: Vec<Weak<Adapter>>,
 }
 
 struct Node {
@@ -40,8 +47,9 @@ impl PrefixCache {
         self.n_nodes * self.page_bytes
     }
 
-    /// A sequence that is the longest known beginning of `tokens`, at most `max_len` of them; `None` if nothing is.
-    pub fn find(&mut self, tokens: &[u32], max_len: usize) -> Option<Sequence> {
+    /// A sequence with these adapters that is the longest known beginning of `tokens`, at most `max_len` of them; `None` if
+    /// nothing is.
+    pub fn find(&mut self, tokens: &[u32], max_len: usize, adapters: &Adapters) -> Option<Sequence> {
         self.clock += 1;
         let clock = self.clock;
         let wanted = &tokens[..max_len.min(tokens.len())];
@@ -50,7 +58,8 @@ impl PrefixCache {
         let mut len = 0;
         loop {
             let rest = &wanted[len..];
-            let nearest = nodes.iter_mut().max_by_key(|node| common_len(&node.tokens, rest))?;
+            let usable = nodes.iter_mut().filter(|node| node.sequence.adapters() == adapters);
+            let nearest = usable.max_by_key(|node| common_len(&node.tokens, rest))?;
             let n_common = common_len(&nearest.tokens, rest);
             if n_common > 0 {
                 nearest.last_used = clock;
@@ -68,7 +77,7 @@ impl PrefixCache {
 
     /// Keeps a sequence.
     pub fn insert(&mut self, sequence: &Sequence) {
-        if self.max_bytes < self.page_bytes {
+        if self.max_bytes < self.page_bytes || self.is_forgotten(sequence) {
             return;
         }
         self.clock += 1;
@@ -78,8 +87,10 @@ impl PrefixCache {
         for page in tokens.chunks(PAGE_LEN) {
             end += page.len();
             // What is already there, or a shorter end that this one goes on from.
-            let known =
-                nodes.iter().position(|node| node.tokens.starts_with(page) || page.starts_with(&node.tokens));
+            let known = nodes.iter().position(|node| {
+                (node.tokens.starts_with(page) || page.starts_with(&node.tokens))
+                    && node.sequence.adapters() == sequence.adapters()
+            });
             let idx = known.unwrap_or_else(|| {
                 nodes.push(Node {
                     tokens: Vec::new(),
@@ -104,6 +115,24 @@ impl PrefixCache {
             self.n_nodes -= 1;
         }
     }
+
+    /// Lets go of all sequences with this adapter, and keeps none that come later.
+    pub fn forget(&mut self, adapter: &Arc<Adapter>) {
+        self.forgotten.retain(|forgotten| forgotten.strong_count() > 0);
+        self.forgotten.push(Arc::downgrade(adapter));
+        let mut roots = std::mem::take(&mut self.roots);
+        // What goes on from a sequence has its adapters.
+        roots.retain(|node| !self.is_forgotten(&node.sequence));
+        self.n_nodes = roots.iter().map(n_nodes).sum();
+        self.roots = roots;
+    }
+
+    fn is_forgotten(&self, sequence: &Sequence) -> bool {
+        let mut adapters = sequence.adapters().list().iter();
+        adapters.any(|(adapter, _)| {
+            self.forgotten.iter().any(|forgotten| std::ptr::eq(forgotten.as_ptr(), Arc::as_ptr(adapter)))
+        })
+    }
 }
 
 /// Removes the leaf that was unused longest. There is one.
@@ -126,6 +155,11 @@ fn remove_oldest(nodes: &mut Vec<Node>) {
     }
 }
 
+/// With those below it.
+fn n_nodes(node: &Node) -> usize {
+    1 + node.children.iter().map(n_nodes).sum::<usize>()
+}
+
 fn oldest_leaf(node: &Node) -> u64 {
     node.children.iter().map(oldest_leaf).min().unwrap_or(node.last_used)
 }
@@ -137,6 +171,7 @@ fn common_len(a: &[u32], b: &[u32]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapters::tests::tiny_adapter;
     use crate::scheduler::tests::tiny_engine;
     use edgeward_engine::{CancelToken, Engine};
 
@@ -157,7 +192,7 @@ mod tests {
     }
 
     fn found_len(cache: &mut PrefixCache, wanted: &[u32]) -> usize {
-        let found = cache.find(wanted, wanted.len());
+        let found = cache.find(wanted, wanted.len(), &Adapters::default());
         if let Some(found) = &found {
             assert_eq!(found.tokens(), &wanted[..found.len()]);
         }
@@ -177,7 +212,7 @@ mod tests {
         assert_eq!(found_len(&mut cache, &tokens(300, 100, 1)), 200);
         assert_eq!(found_len(&mut cache, &tokens(300, 110, 2)), 110);
         assert_eq!(found_len(&mut cache, &tokens(300, 0, 3)), 0);
-        let found = cache.find(&tokens(150, 0, 0), 149).unwrap();
+        let found = cache.find(&tokens(150, 0, 0), 149, &Adapters::default()).unwrap();
         assert_eq!(found.len(), 149);
     }
 
@@ -207,6 +242,33 @@ mod tests {
         cache.insert(&sequence(&mut engine, &c));
         assert_eq!(cache.size_bytes(), 4 * engine.kv_bytes(1));
         assert_eq!([a, b, c].map(|tokens| found_len(&mut cache, &tokens)), [100, 0, 100]);
+    }
+
+    #[test]
+    fn adapters_keep_sequences_apart_and_those_forgotten_are_not_kept() {
+        let mut engine = tiny_engine();
+        let mut cache = cache(&engine, 100);
+        let tokens = tokens(150, 0, 0);
+        let [all, few] = ["all", "few"].map(tiny_adapter);
+        let strong = Adapters::new([(Arc::clone(&all), 1.0)]);
+        let weak = Adapters::new([(Arc::clone(&all), 0.5)]);
+        let other = Adapters::new([(Arc::clone(&few), 1.0)]);
+        let mut kept = Vec::new();
+        for adapters in [&Adapters::default(), &strong, &other] {
+            let mut sequence = engine.new_adapted_sequence(adapters).unwrap();
+            engine.prefill(&mut sequence, &tokens, &CancelToken::new()).unwrap();
+            cache.insert(&sequence);
+            kept.push(sequence);
+        }
+        assert_eq!(cache.size_bytes(), 9 * engine.kv_bytes(1));
+        let mut found = |adapters: &Adapters| cache.find(&tokens, 150, adapters).map(|found| found.len());
+        assert_eq!([&Adapters::default(), &strong, &other].map(&mut found), [Some(150); 3]);
+        assert_eq!(found(&weak), None);
+        cache.forget(&all);
+        assert_eq!(cache.size_bytes(), 6 * engine.kv_bytes(1));
+        cache.insert(&kept[1]);
+        let mut found = |adapters: &Adapters| cache.find(&tokens, 150, adapters).map(|found| found.len());
+        assert_eq!([&Adapters::default(), &strong, &other].map(&mut found), [Some(150), None, Some(150)]);
     }
 
     #[test]

@@ -200,8 +200,9 @@ impl DiskCache {
     }
 
     /// Hands the pages of a sequence to the disk; those that are there already count as used.
+    /// Only those of the model itself: adapters come and go.
     pub fn keep(&self, sequence: &Sequence) {
-        let Some(sender) = &self.sender else { return };
+        let Some(sender) = self.sender.as_ref().filter(|_| sequence.adapters().is_empty()) else { return };
         let mut parent = Name::default();
         for (idx, tokens) in sequence.tokens().chunks(PAGE_LEN).enumerate() {
             if tokens.len() < MIN_END {

@@ -21,9 +21,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use edgeward_engine::{CancelToken, Engine, PAGE_LEN, Sampler, SamplerOptions, Sequence, StepPart};
+use edgeward_engine::{
+    Adapter, Adapters, CancelToken, Engine, Error, PAGE_LEN, Sampler, SamplerOptions, Sequence, StepPart,
+};
 use edgeward_model::tokenizer::Tokenizer;
 
+use crate::adapters::Scales;
 use crate::grammar::{Grammar, GrammarError};
 use cache::PrefixCache;
 use choice::Choice;
@@ -90,6 +93,10 @@ pub struct Request {
     pub n_logprobs: Option<usize>,
     /// What an answer must look like.
     pub grammar: Option<Grammar>,
+    /// Ids of adapters and their strengths; none for what the model's list says. Once the model has it, those that are on.
+    pub lora: Option<Scales>,
+    /// The adapters themselves, which the model finds.
+    pub adapters: Adapters,
 }
 
 impl Default for Request {
@@ -107,6 +114,8 @@ impl Default for Request {
             ignores_end: false,
             n_logprobs: None,
             grammar: None,
+            lora: None,
+            adapters: Adapters::default(),
         }
     }
 }
@@ -390,6 +399,11 @@ impl Scheduler {
         }
     }
 
+    /// Keeps nothing that is computed with this adapter, from now on.
+    pub fn forget(&mut self, adapter: &Arc<Adapter>) {
+        self.cache.forget(adapter);
+    }
+
     /// Whether there is nothing to do.
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.active.is_empty()
@@ -462,20 +476,29 @@ impl Scheduler {
     fn admit(&mut self, events: &mut Events) {
         while self.waiting.first().is_some_and(|(_, request)| self.fits(request)) {
             let (id, request) = self.waiting.remove(0);
+            let fresh = match self.engine.new_adapted_sequence(&request.adapters) {
+                Ok(sequence) => sequence,
+                Err(error) => {
+                    events.push((id, Event::Failed(Failure::Broken(error.to_string()))));
+                    continue;
+                }
+            };
             let (phase, n_cached) = match request.task {
                 Task::Generate => {
-                    let disk = self.disk.as_mut();
+                    // On the disk there is only what has no adapters.
+                    let disk = self.disk.as_mut().filter(|_| request.adapters.is_empty());
                     let kept = disk.map(|disk| disk.restore_prompt(&mut self.engine, &request.prompt));
                     kept.iter().flatten().for_each(|kept| self.cache.insert(kept));
                     // The last token is computed in any case: its logits are wanted.
-                    let found = self.cache.find(&request.prompt, request.prompt.len() - 1);
-                    let sequence = found.unwrap_or_else(|| self.engine.new_sequence());
+                    let max_len = request.prompt.len() - 1;
+                    let found = self.cache.find(&request.prompt, max_len, &request.adapters);
+                    let sequence = found.unwrap_or(fresh);
                     let n_cached = sequence.len();
                     (Phase::Prefill(sequence), n_cached)
                 }
                 Task::Embed => {
                     let sum = vec![0.0; self.engine.config().hidden_dim];
-                    (Phase::Embed(self.engine.new_sequence(), sum), 0)
+                    (Phase::Embed(fresh, sum), 0)
                 }
             };
             self.counters.n_cached_tokens += n_cached as u64;
@@ -542,10 +565,16 @@ impl Scheduler {
         let logits = match self.engine.step(&mut parts) {
             Ok(logits) => logits,
             Err(error) => {
-                // No sequence has changed, and the same would happen again.
+                // No sequence has changed, and the same would happen again; but if it may be the doing of adapters, as one that is
+                // made too strong lets numbers overflow, those without go on.
                 let why = error.to_string();
                 let is_concerned = |active: &Active| !matches!(active.phase, Phase::Embed(..));
-                for active in self.active.extract_if(.., |active| is_concerned(active)) {
+                let is_adapted = |active: &Active| !active.request.adapters.is_empty();
+                let is_adapters_doing = matches!(error, Error::NotFinite)
+                    && self.active.iter().any(|active| is_concerned(active) && is_adapted(active));
+                let fails =
+                    |active: &Active| is_concerned(active) && (!is_adapters_doing || is_adapted(active));
+                for active in self.active.extract_if(.., |active| fails(active)) {
                     events.push((active.id, Event::Failed(Failure::Broken(why.clone()))));
                 }
                 return;
