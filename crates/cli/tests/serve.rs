@@ -761,6 +761,103 @@ fn llama_cpps_clients_are_served() {
     assert_eq!(server.get("/models").json()["data"][0]["id"], "llama");
 }
 
+/// The values of a stream, whatever its end.
+fn events(said: &Said) -> Vec<Value> {
+    assert_eq!(said.status, 200, "{}", said.body);
+    let lines = said.body.lines().filter_map(|line| line.strip_prefix("data: "));
+    lines.filter(|line| *line != "[DONE]").map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn how_far_a_prompt_is_is_told() {
+    let sandbox = Sandbox::new();
+    let server = serve(&sandbox, &["--response-cache", "1"]);
+    let text = "the quick brown fox jumps over the lazy dog ".repeat(60);
+    let asked = json!({ "stream": true, "return_progress": true, "temperature": 0, "max_tokens": 4, "ignore_eos": true });
+    let check = |path: &str, request: Value| {
+        let request = with(asked.clone(), request);
+        for is_known in [false, true] {
+            let pieces = events(&server.post(path, &request));
+            let told: Vec<&Value> =
+                pieces.iter().filter(|piece| piece.get("prompt_progress").is_some()).collect();
+            let number = |piece: &Value, name: &str| piece["prompt_progress"][name].as_f64().unwrap();
+            let (first, last) = (told[0], told[told.len() - 1]);
+            assert_eq!((number(first, "processed"), number(first, "time_ms")), (number(first, "cache"), 0.0));
+            assert_eq!(number(last, "processed"), number(last, "total"), "{path}");
+            // A prompt of several passes; and one that is all known, with its answer.
+            assert_eq!(is_known, number(first, "cache") == number(first, "total"), "{path}");
+            assert_eq!(is_known, told.len() == 1, "{path}: {}", told.len());
+            for pair in told.windows(2) {
+                assert!(number(pair[0], "processed") < number(pair[1], "processed"));
+                assert!(number(pair[0], "time_ms") <= number(pair[1], "time_ms"));
+                assert_eq!(number(pair[0], "total"), number(pair[1], "total"));
+            }
+            let other: Vec<&Value> =
+                pieces.iter().filter(|piece| piece.get("prompt_progress").is_none()).collect();
+            let plain = server.post(path, &with(request.clone(), json!({ "return_progress": false })));
+            assert_eq!(other.len(), events(&plain).len(), "{path}: the answer is as ever");
+        }
+    };
+    check("/completion", json!({ "prompt": format!("one {text}"), "timings_per_token": true }));
+    check("/v1/completions", json!({ "prompt": format!("two {text}") }));
+    let messages = |name: &str| json!([{ "role": "user", "content": format!("{name} {text}") }]);
+    check(
+        "/v1/chat/completions",
+        json!({ "messages": messages("three"), "stream_options": { "include_usage": true } }),
+    );
+    check("/v1/responses", json!({ "input": messages("four"), "max_output_tokens": 4 }));
+    let timed = with(asked.clone(), json!({ "prompt": format!("five {text}"), "timings_per_token": true }));
+    let pieces = events(&server.post("/completion", &timed));
+    assert_eq!(
+        (&pieces[0]["timings"]["prompt_n"], &pieces[0]["timings"]["predicted_n"]),
+        (&json!(0), &json!(0))
+    );
+    assert!(pieces[1]["timings"]["prompt_ms"].as_f64().unwrap() > 0.0);
+    // It is about streams.
+    let whole = with(timed, json!({ "stream": false }));
+    assert!(server.post("/completion", &whole).json().get("prompt_progress").is_none());
+}
+
+#[test]
+fn probabilities_after_sampling_are_those_drawn_by() {
+    let sandbox = Sandbox::new();
+    let server = serve(&sandbox, &[]);
+    let ask = |more: Value| {
+        let base = json!({ "prompt": "Hello", "n_predict": 6, "n_probs": 5, "seed": 1, "ignore_eos": true });
+        let said = server.post("/completion", &with(base, more)).json();
+        said["completion_probabilities"].as_array().unwrap().clone()
+    };
+    let sampling = json!({ "temperature": 0.7, "top_k": 3, "top_p": 1.0, "min_p": 0.0 });
+    let after = ask(with(sampling.clone(), json!({ "post_sampling_probs": true })));
+    let before = ask(sampling);
+    assert_eq!((after.len(), before.len()), (6, 6));
+    for (after, before) in after.iter().zip(&before) {
+        assert_eq!(after["id"], before["id"], "what is told changes no answer");
+        assert!(after.get("logprob").is_none() && before.get("prob").is_none());
+        let top = after["top_probs"].as_array().unwrap();
+        let likeliest = &before["top_logprobs"].as_array().unwrap()[..3];
+        assert_eq!(top.len(), 3);
+        let weights: Vec<f64> =
+            likeliest.iter().map(|entry| (entry["logprob"].as_f64().unwrap() / 0.7).exp()).collect();
+        for ((told, entry), weight) in top.iter().zip(likeliest).zip(&weights) {
+            assert_eq!(
+                (&told["id"], &told["token"], &told["bytes"]),
+                (&entry["id"], &entry["token"], &entry["bytes"])
+            );
+            let expected = weight / weights.iter().sum::<f64>();
+            assert!((told["prob"].as_f64().unwrap() - expected).abs() < 1e-4, "{told}");
+        }
+        let own = top.iter().find(|told| told["id"] == after["id"]).unwrap();
+        assert!((own["prob"].as_f64().unwrap() - after["prob"].as_f64().unwrap()).abs() < 1e-6);
+    }
+    for greedy in ask(json!({ "temperature": 0, "post_sampling_probs": true })) {
+        assert_eq!((&greedy["prob"], greedy["top_probs"].as_array().unwrap().len()), (&json!(1.0), 1));
+    }
+    let streamed = json!({ "prompt": "Hello", "n_predict": 2, "n_probs": 2, "stream": true, "post_sampling_probs": true });
+    let pieces = events(&server.post("/completion", &streamed));
+    assert!(pieces[0]["completion_probabilities"][0]["prob"].as_f64().unwrap() > 0.0);
+}
+
 #[test]
 fn hostile_requests_are_refused_and_harm_nobody() {
     let sandbox = Sandbox::new();
@@ -1400,6 +1497,59 @@ fn encoders_serve_what_sentence_transformers_computes() {
     assert_eq!(said.status, 400, "{}", said.body);
     let said = server.post("/api/show", &json!({ "model": "mean" })).json();
     assert_eq!(said["capabilities"], json!(["embedding"]));
+}
+
+#[test]
+fn cross_encoders_rank_as_sentence_transformers_does() {
+    let sandbox = Sandbox::new();
+    let folder = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/encoder").join(name);
+        path.canonicalize().unwrap().display().to_string()
+    };
+    let goldens: Value =
+        serde_json::from_slice(&fs::read(format!("{}/goldens.json", folder("rank"))).unwrap()).unwrap();
+    let goldens = goldens.as_array().unwrap();
+    let server = serve(&sandbox, &[&folder("mean"), &folder("rank")]);
+    let mut queries: Vec<&str> = goldens.iter().map(|golden| golden["query"].as_str().unwrap()).collect();
+    queries.dedup();
+    assert!(queries.len() > 2);
+    for query in queries {
+        let own: Vec<&Value> = goldens.iter().filter(|golden| golden["query"] == query).collect();
+        let texts: Vec<&Value> = own.iter().map(|golden| &golden["text"]).collect();
+        // Who ranks for a living is asked, though it is the last.
+        let ranked = server.post("/v1/rerank", &json!({ "query": query, "documents": texts })).json();
+        assert_eq!(ranked["model"], "rank");
+        let n_tokens: usize = own.iter().map(|golden| golden["ids"].as_array().unwrap().len()).sum();
+        assert_eq!(ranked["usage"]["total_tokens"], n_tokens);
+        let results = ranked["results"].as_array().unwrap();
+        assert_eq!(results.len(), own.len());
+        for result in results {
+            let expected = own[result["index"].as_u64().unwrap() as usize]["score"].as_f64().unwrap();
+            assert!((result["relevance_score"].as_f64().unwrap() - expected).abs() < 1e-4, "{result}");
+        }
+        let scores: Vec<f64> =
+            results.iter().map(|result| result["relevance_score"].as_f64().unwrap()).collect();
+        assert!(scores.is_sorted_by(|a, b| a >= b));
+        let named = json!({ "query": query, "texts": texts, "return_text": true, "model": "rank" });
+        assert_eq!(server.post("/rerank", &named).json()[0]["score"], results[0]["relevance_score"]);
+    }
+    // By name, vectors rank as ever; and who ranks does nothing else.
+    let by_vectors = json!({ "model": "mean", "query": "a", "documents": ["the cat"] });
+    assert_eq!(server.post("/v1/rerank", &by_vectors).json()["model"], "mean");
+    assert_eq!(server.post("/v1/embeddings", &json!({ "input": "a" })).json()["model"], "mean");
+    for (path, request) in [
+        ("/v1/embeddings", json!({ "input": "a", "model": "rank" })),
+        ("/v1/chat/completions", with(chat("Hello"), json!({ "model": "rank" }))),
+    ] {
+        let (status, param, message) = server.post(path, &request).error();
+        assert_eq!((status, param.as_str()), (400, "model"), "{path}");
+        assert!(message.contains("ranks only"), "{message}");
+    }
+    let long = json!({ "query": "a", "documents": ["b", "cat ".repeat(100)] });
+    let (status, _, message) = server.post("/v1/rerank", &long).error();
+    assert!(status == 400 && message.contains("text 1") && message.contains("64"), "{message}");
+    let listed = server.get("/v1/models").json();
+    assert_eq!(listed["data"][2]["meta"]["kind"], "ranker");
 }
 
 fn pointers(value: &Value, at: &str, all: &mut Vec<String>) {

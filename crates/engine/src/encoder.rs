@@ -1,12 +1,13 @@
-//! The forward pass of a BERT encoder: texts in, a vector of each out.
+//! The forward pass of a BERT encoder: texts in, a vector of each out; or pairs of texts in, and how well they go together.
 //!
 //! ```text
-//! x = layer_norm(word[token] + position[i] + type[0])               [n_tokens, hidden_dim]
+//! x = layer_norm(word[token] + position[i] + type[t])               [n_tokens, hidden_dim]; t is 1 in the second text
 //! for each layer:
 //!     a = o(softmax(q(x) k(x)^T / sqrt(head_dim)) v(x))             (every token sees all of its text)
 //!     x = layer_norm(x + a)
 //!     x = layer_norm(x + down(activation(up(x))))
 //! vector = pool(x)                                                  [hidden_dim]
+//! score = head(tanh(pooler(x[0])))                                  of a pair, perhaps its sigmoid
 //! ```
 //!
 //! Texts of different lengths share a pass without padding: maps and norms see tokens only, and attention is computed
@@ -20,7 +21,7 @@ use edgeward_kernels::{
 };
 use edgeward_model::encoder::{
     EncoderActivation, EncoderBytes, EncoderConfig, EncoderLayerSlot, EncoderModel, EncoderPart, EncoderSlot,
-    Pooling,
+    Pooling, Score,
 };
 
 use crate::error::Error;
@@ -60,11 +61,22 @@ struct Buffers {
 struct Weights {
     words: Matrix,
     positions: Matrix,
-    /// Of the first type.
-    kind: Vec<f32>,
+    /// Of the first text and of the second.
+    kinds: [Vec<f32>; 2],
     norm: Norm,
     layers: Vec<Layer>,
+    scorer: Option<Scorer>,
 }
+
+/// What makes a score of the first token's state.
+struct Scorer {
+    pooler: Linear,
+    head: Linear,
+    score: Score,
+}
+
+/// A text's tokens, and how many of them belong to the first text where it is a pair; all where it is not.
+type Text<'a> = (&'a [u32], usize);
 
 struct Norm {
     weight: Vec<f32>,
@@ -94,14 +106,27 @@ impl Encoder {
         let config = model.config().clone();
         let loader = Loader(model);
         let layers = (0..config.n_layers).map(|i| loader.layer(i)).collect::<Result<_, _>>()?;
-        let mut kind = vec![0.0; config.hidden_dim];
-        loader.matrix(EncoderSlot::TypeEmbedding)?.dequantize_row(0, &mut kind);
+        let types = loader.matrix(EncoderSlot::TypeEmbedding)?;
+        let kinds = std::array::from_fn(|i| {
+            let mut kind = vec![0.0; config.hidden_dim];
+            types.dequantize_row(i.min(config.n_types - 1), &mut kind);
+            kind
+        });
+        let scorer = match config.score {
+            None => None,
+            Some(score) => Some(Scorer {
+                pooler: loader.linear(EncoderSlot::Pooler)?,
+                head: loader.linear(EncoderSlot::Head)?,
+                score,
+            }),
+        };
         let weights = Weights {
             words: loader.matrix(EncoderSlot::TokenEmbedding)?,
             positions: loader.matrix(EncoderSlot::PositionEmbedding)?,
-            kind,
+            kinds,
             norm: loader.norm(EncoderSlot::EmbeddingNorm)?,
             layers,
+            scorer,
         };
         Ok(Encoder { config, weights, pool: Pool::new(n_threads), isa, buffers: Buffers::default() })
     }
@@ -118,22 +143,81 @@ impl Encoder {
     /// If a text is empty or longer than the model can take, or a token is beyond the vocabulary (nothing is computed
     /// then); or if the model gives something that is not a number.
     pub fn embed(&mut self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, Error> {
-        texts.iter().try_for_each(|text| self.check(text))?;
+        let texts: Vec<Text> = texts.iter().map(|text| (*text, text.len())).collect();
         let mut vectors = Vec::with_capacity(texts.len());
+        self.in_passes(&texts, |encoder, batch| {
+            encoder.pool_states(batch, &mut vectors);
+            Ok(())
+        })?;
+        Ok(vectors)
+    }
+
+    /// How well the two texts of each pair go together, by a model with a head for that. A pair is the first text with the
+    /// tokens around it and how many these are, and then the second with the token that ends it. Passes are as of
+    /// [`Encoder::embed`].
+    ///
+    /// # Errors
+    /// As [`Encoder::embed`]; also if the model has no such head.
+    pub fn score(&mut self, pairs: &[(&[u32], usize)]) -> Result<Vec<f32>, Error> {
+        if self.weights.scorer.is_none() {
+            return Err(Error::BadOption("the model makes vectors and scores no pairs".to_owned()));
+        }
+        let mut scores = Vec::with_capacity(pairs.len());
+        self.in_passes(pairs, |encoder, batch| encoder.score_states(batch, &mut scores))?;
+        Ok(scores)
+    }
+
+    /// Computes the states of texts, as many at a time as a pass takes, and calls `then` after each pass with its texts.
+    fn in_passes(
+        &mut self,
+        texts: &[Text],
+        mut then: impl FnMut(&mut Encoder, &[Text]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        texts.iter().try_for_each(|(text, _)| self.check(text))?;
         let mut rest = texts;
         while !rest.is_empty() {
             let mut n_tokens = 0;
-            let fits = |text: &&&[u32]| {
+            let fits = |(text, _): &&Text| {
                 n_tokens += text.len();
                 n_tokens <= BATCH_TOKENS
             };
             let n_texts = rest.iter().take_while(fits).count().max(1);
             let (batch, later) = rest.split_at(n_texts);
             self.forward(batch)?;
-            self.pool_states(batch, &mut vectors);
+            then(self, batch)?;
             rest = later;
         }
-        Ok(vectors)
+        Ok(())
+    }
+
+    /// Makes one number of each text's first state.
+    fn score_states(&mut self, texts: &[Text], scores: &mut Vec<f32>) -> Result<(), Error> {
+        let Encoder { config, weights, pool, isa, buffers: b } = self;
+        let (isa, hidden_dim) = (*isa, config.hidden_dim);
+        let Some(Scorer { pooler, head, score }) = &weights.scorer else { return Ok(()) };
+        let firsts: Vec<usize> = texts
+            .iter()
+            .scan(0, |next, (text, _)| Some(std::mem::replace(next, *next + text.len())))
+            .collect();
+        b.input.fill(pool, isa, (texts.len(), hidden_dim), Form::Float, |t, row| {
+            row.copy_from_slice(&b.x[firsts[t] * hidden_dim..][..hidden_dim]);
+        });
+        let mut pooled = vec![0.0; texts.len() * hidden_dim];
+        linear(pool, isa, &[pooler], &b.input, Mode::Store, &mut pooled);
+        b.input.fill(pool, isa, (texts.len(), hidden_dim), Form::Float, |t, row| {
+            let pooled = &pooled[t * hidden_dim..][..hidden_dim];
+            row.iter_mut().zip(pooled).for_each(|(y, x)| *y = x.tanh());
+        });
+        let mut logits = vec![0.0; texts.len()];
+        linear(pool, isa, &[head], &b.input, Mode::Store, &mut logits);
+        if logits.iter().any(|logit| !logit.is_finite()) {
+            return Err(Error::NotFinite);
+        }
+        scores.extend(logits.iter().map(|&logit| match score {
+            Score::Logit => logit,
+            Score::Sigmoid => (1.0 / (1.0 + (-f64::from(logit)).exp())) as f32,
+        }));
+        Ok(())
     }
 
     /// Whether a text can be computed.
@@ -155,19 +239,21 @@ impl Encoder {
     }
 
     /// Computes the states of a batch into `buffers.x`.
-    fn forward(&mut self, texts: &[&[u32]]) -> Result<(), Error> {
+    fn forward(&mut self, texts: &[Text]) -> Result<(), Error> {
         let Encoder { config, weights, pool, isa, buffers: b } = self;
         let isa = *isa;
         let EncoderConfig { hidden_dim, ffn_dim, n_heads, layer_norm_eps: eps, activation, .. } = *config;
-        let n_tokens: usize = texts.iter().map(|text| text.len()).sum();
+        let n_tokens: usize = texts.iter().map(|(text, _)| text.len()).sum();
 
         b.x.resize(n_tokens * hidden_dim, 0.0);
-        let tokens = texts.iter().flat_map(|text| text.iter().enumerate());
+        let tokens = texts.iter().flat_map(|(text, n_first)| {
+            text.iter().enumerate().map(move |(i, token)| (i, token, i >= *n_first))
+        });
         let mut position = vec![0.0; hidden_dim];
-        for (row, (i, token)) in b.x.chunks_exact_mut(hidden_dim).zip(tokens) {
+        for (row, (i, token, is_second)) in b.x.chunks_exact_mut(hidden_dim).zip(tokens) {
             weights.words.dequantize_row(*token as usize, row);
             weights.positions.dequantize_row(i, &mut position);
-            let added = position.iter().zip(&weights.kind);
+            let added = position.iter().zip(&weights.kinds[usize::from(is_second)]);
             row.iter_mut().zip(added).for_each(|(x, (position, kind))| *x += position + kind);
         }
         layer_norm(pool, isa, &mut b.x, &weights.norm, eps);
@@ -207,10 +293,10 @@ impl Encoder {
     }
 
     /// Makes one vector of each text's states.
-    fn pool_states(&self, texts: &[&[u32]], vectors: &mut Vec<Vec<f32>>) {
+    fn pool_states(&self, texts: &[Text], vectors: &mut Vec<Vec<f32>>) {
         let EncoderConfig { hidden_dim, pooling, normalizes, .. } = self.config;
         let mut states = &self.buffers.x[..];
-        for text in texts {
+        for (text, _) in texts {
             let (own, rest) = states.split_at(text.len() * hidden_dim);
             states = rest;
             let rows = own.chunks_exact(hidden_dim);
@@ -250,10 +336,10 @@ struct Place {
     len: usize,
 }
 
-fn places(texts: &[&[u32]]) -> Vec<Place> {
+fn places(texts: &[Text]) -> Vec<Place> {
     let mut first = 0;
     let mut places = Vec::new();
-    for text in texts {
+    for (text, _) in texts {
         let len = text.len();
         places.extend((0..len).map(|i| Place { first, i, len }));
         first += len;
@@ -267,7 +353,7 @@ fn attend(
     pool: &mut Pool,
     isa: Isa,
     (n_heads, head_dim): (usize, usize),
-    texts: &[&[u32]],
+    texts: &[Text],
     qkv: &[f32],
     mixed: &mut [f32],
 ) {
@@ -278,7 +364,7 @@ fn attend(
     }
     let mut jobs = Vec::new();
     let (mut rest, mut out) = (qkv, mixed);
-    for text in texts {
+    for (text, _) in texts {
         let (qkv, later) = rest.split_at(text.len() * 3 * n_heads * head_dim);
         rest = later;
         for head in 0..n_heads {

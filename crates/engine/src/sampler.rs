@@ -72,6 +72,16 @@ pub struct Sampler {
     /// Logits under work: token and logit.
     candidates: Vec<(u32, f32)>,
     adjusted: Vec<f32>,
+    /// Of the last draw: how many candidates it was made from, their largest logit, and the sum of their weights.
+    drawn: Drawn,
+}
+
+/// See [`Sampler::drawn`].
+#[derive(Clone, Copy, Debug, Default)]
+struct Drawn {
+    n_kept: usize,
+    max: f32,
+    sum: f64,
 }
 
 /// Candidates sorted at once while looking for the end of the top-p set.
@@ -99,7 +109,7 @@ impl Sampler {
             return Err(Error::BadOption(message.to_owned()));
         }
         let rng = ChaCha8Rng::seed_from_u64(options.seed);
-        Ok(Sampler { options, rng, candidates: Vec::new(), adjusted: Vec::new() })
+        Ok(Sampler { options, rng, candidates: Vec::new(), adjusted: Vec::new(), drawn: Drawn::default() })
     }
 
     /// Chooses the token to follow `history` from its logits.
@@ -114,12 +124,30 @@ impl Sampler {
             logits
         };
         let sampled = if self.options.temperature == 0.0 {
-            Sampled { token: argmax(logits), log_probability: 0.0 }
+            let token = argmax(logits);
+            self.candidates.clear();
+            self.candidates.push((token, 0.0));
+            self.drawn = Drawn { n_kept: 1, max: 0.0, sum: 1.0 };
+            Sampled { token, log_probability: 0.0 }
         } else {
             self.draw(logits)
         };
         self.adjusted = adjusted;
         sampled
+    }
+
+    /// The `n` likeliest of the tokens from which the last was drawn, likeliest first, with the natural logarithms of their
+    /// probabilities among these. What is too unlikely to have one is left out.
+    pub fn last_candidates(&self, n: usize) -> Vec<(u32, f64)> {
+        let Drawn { n_kept, max, sum } = self.drawn;
+        let kept = &self.candidates[..n_kept.min(self.candidates.len())];
+        let temperature = if self.options.temperature == 0.0 { 1.0 } else { self.options.temperature };
+        kept.iter()
+            .take(n)
+            .map(|(token, logit)| (*token, f64::from(((logit - max) / temperature).exp()) / sum))
+            .filter(|(_, probability)| *probability > 0.0)
+            .map(|(token, probability)| (token, probability.ln()))
+            .collect()
     }
 
     fn changes_logits(&self) -> bool {
@@ -190,6 +218,7 @@ impl Sampler {
             }
         }
         let kept = &candidates[..n_kept];
+        self.drawn = Drawn { n_kept, max, sum };
 
         // 53 random bits: uniform in 0..1.
         let mut point = (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64 * sum;
@@ -280,6 +309,31 @@ mod tests {
 
     fn assert_close(a: [f64; 5], b: [f64; 5]) {
         assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 0.015), "{a:?} is not {b:?}");
+    }
+
+    #[test]
+    fn what_was_drawn_from_is_told() {
+        let base = SamplerOptions { temperature: 2.0, ..Default::default() };
+        let told = |options: SamplerOptions, n: usize| {
+            let mut sampler = sampler(options);
+            let sampled = sampler.sample(&LOGITS, &[]);
+            let told = sampler.last_candidates(n);
+            if let Some((_, log)) = told.iter().find(|(token, _)| *token == sampled.token) {
+                assert!((log - f64::from(sampled.log_probability)).abs() < 1e-6);
+            }
+            told.into_iter().map(|(token, log)| (token, log.exp())).collect::<Vec<_>>()
+        };
+        let check = |told: Vec<(u32, f64)>, keep: &[usize], tokens: &[u32]| {
+            let p = softmax(keep, 2.0);
+            assert_eq!(told.iter().map(|(token, _)| *token).collect::<Vec<_>>(), tokens);
+            assert!(told.iter().all(|(token, share)| (share - p[*token as usize]).abs() < 1e-6), "{told:?}");
+        };
+        check(told(base.clone(), 9), &[0, 1, 2, 3, 4], &[1, 3, 2, 0, 4]);
+        check(told(SamplerOptions { top_k: 3, ..base.clone() }, 9), &[1, 2, 3], &[1, 3, 2]);
+        check(told(SamplerOptions { top_k: 3, ..base.clone() }, 2), &[1, 2, 3], &[1, 3]);
+        check(told(SamplerOptions { min_p: 0.9, ..base }, 9), &[1, 3], &[1, 3]);
+        assert_eq!(told(SamplerOptions::default(), 9), [(1, 1.0)], "greedy has no choice");
+        assert!(sampler(SamplerOptions::default()).last_candidates(3).is_empty());
     }
 
     #[test]

@@ -64,6 +64,52 @@ fn tiny_encoders_agree() {
     check(&testdata("cls"), &goldens("cls/goldens.json"));
 }
 
+#[derive(Deserialize)]
+struct Pair {
+    query: String,
+    text: String,
+    ids: Vec<u32>,
+    n_first: usize,
+    logit: f64,
+    score: f32,
+}
+
+#[test]
+fn scores_of_pairs_agree() {
+    let model = open(&testdata("rank"));
+    let tokenizer = model.tokenizer().unwrap();
+    let goldens: Vec<Pair> =
+        serde_json::from_slice(&std::fs::read(testdata("rank/goldens.json")).unwrap()).unwrap();
+    assert!(goldens.len() > 20);
+    for Pair { query, text, ids, n_first, .. } in &goldens {
+        let encode = |text| tokenizer.encode(text, AddSpecial::Yes, ParseSpecial::No).unwrap();
+        let first = encode(query);
+        assert_eq!(first.len(), *n_first);
+        assert_eq!([&first[..], &encode(text)[1..]].concat(), *ids, "{query:?} {text:?}");
+    }
+    let pairs: Vec<(&[u32], usize)> = goldens.iter().map(|pair| (&pair.ids[..], pair.n_first)).collect();
+    for isa in Isa::available() {
+        let mut encoder = Encoder::new(&model, 2, isa).unwrap();
+        let scores = encoder.score(&pairs).unwrap();
+        let mut worst = 0.0f64;
+        for (pair, score) in goldens.iter().zip(&scores) {
+            assert!((score - pair.score).abs() < TOLERANCE, "{:?} {:?}: {score}", pair.query, pair.text);
+            // The head's number, back from its sigmoid.
+            let logit = (f64::from(*score) / (1.0 - f64::from(*score))).ln();
+            worst = worst.max((logit - pair.logit).abs());
+        }
+        assert!(worst < 1e-4, "{}: {worst}", isa.name());
+        assert_eq!(encoder.score(&pairs[3..4]).unwrap(), scores[3..4], "company changes nothing");
+    }
+    // The second text's tokens are of another kind.
+    let mut encoder = Encoder::new(&model, 1, Isa::best()).unwrap();
+    assert_ne!(encoder.score(&[pairs[0], (pairs[0].0, pairs[0].0.len())]).unwrap()[1], goldens[0].score);
+    let long = [5; 65];
+    assert!(matches!(encoder.score(&[(&long, 3)]), Err(Error::TextTooLong { .. })));
+    let mut other = Encoder::new(&open(&testdata("mean")), 1, Isa::best()).unwrap();
+    assert!(matches!(other.score(&pairs), Err(Error::BadOption(_))));
+}
+
 #[test]
 #[ignore = "needs a model of 91 MB: CONTRIBUTING.md says how to get it"]
 fn minilm_agrees() {

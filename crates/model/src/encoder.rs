@@ -1,10 +1,10 @@
-//! Encoders of the BERT family (Devlin et al. 2019, arXiv:1810.04805), which make one vector of a text: a folder as
-//! Hugging Face's `transformers` and `sentence-transformers` save it.
+//! Encoders of the BERT family (Devlin et al. 2019, arXiv:1810.04805), which make one vector of a text, or say of two how
+//! well they go together: a folder as Hugging Face's `transformers` and `sentence-transformers` save it.
 //!
 //! | file | what is read |
 //! |---|---|
 //! | `config.json` | the network; its `model_type` is `bert` |
-//! | `model.safetensors` | the weights; the pooler's and the heads of other tasks are passed over |
+//! | `model.safetensors` | the weights; the pooler's and the heads of other tasks are passed over, unless `config.json` says that the model scores pairs (`BertForSequenceClassification` with one label) |
 //! | `tokenizer.json` | the vocabulary |
 //! | `modules.json` | what happens to the states: pooling, and perhaps normalisation; anything else is refused |
 //! | `1_Pooling/config.json` | which pooling |
@@ -37,6 +37,9 @@ const REFUSED_UNLESS_FALSE: [&str; 2] = ["is_decoder", "add_cross_attention"];
 /// Tensors that make no part of a text's vector: positions that are counted anyway, and heads of other tasks.
 const PASSED_OVER: [&str; 3] = ["embeddings.position_ids", "pooler.", "cls."];
 
+/// The same where the pooler and a head make the answer.
+const PASSED_OVER_BY_SCORERS: [&str; 2] = ["embeddings.position_ids", "cls."];
+
 /// The hyperparameters of an encoder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EncoderConfig {
@@ -66,6 +69,17 @@ pub struct EncoderConfig {
     pub max_tokens: usize,
     /// Whether texts are lower-cased before the tokenizer sees them.
     pub lowercases: bool,
+    /// What becomes of the number that a head makes of two texts; none of models without such a head, which make vectors.
+    pub score: Option<Score>,
+}
+
+/// What becomes of a head's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Score {
+    /// It is the score.
+    Logit,
+    /// 1 / (1 + e^-x).
+    Sigmoid,
 }
 
 /// Activation functions of encoders.
@@ -103,6 +117,10 @@ pub enum EncoderSlot {
     EmbeddingNorm(EncoderPart),
     /// A part of block `.0`.
     Layer(usize, EncoderLayerSlot, EncoderPart),
+    /// Of a model with a head: from the first token's state to what the head sees, `[hidden_dim, hidden_dim]`.
+    Pooler(EncoderPart),
+    /// The head, `[1, hidden_dim]`.
+    Head(EncoderPart),
 }
 
 /// A map or norm of one block.
@@ -184,6 +202,8 @@ impl EncoderSlot {
             .into_iter()
             .chain(EncoderPart::ALL.map(EncoderSlot::EmbeddingNorm))
             .chain(layers)
+            .chain(config.score.iter().flat_map(|_| EncoderPart::ALL.map(EncoderSlot::Pooler)))
+            .chain(config.score.iter().flat_map(|_| EncoderPart::ALL.map(EncoderSlot::Head)))
     }
 
     /// As the file spells it.
@@ -194,6 +214,8 @@ impl EncoderSlot {
             EncoderSlot::TypeEmbedding => "embeddings.token_type_embeddings.weight".into(),
             EncoderSlot::EmbeddingNorm(part) => format!("embeddings.LayerNorm.{}", part.name()),
             EncoderSlot::Layer(i, slot, part) => format!("encoder.layer.{i}.{}.{}", slot.name(), part.name()),
+            EncoderSlot::Pooler(part) => format!("pooler.dense.{}", part.name()),
+            EncoderSlot::Head(part) => format!("classifier.{}", part.name()),
         }
     }
 
@@ -211,6 +233,11 @@ impl EncoderSlot {
             EncoderSlot::Layer(_, Down, EncoderPart::Weight) => (hidden_dim, ffn_dim),
             EncoderSlot::Layer(_, Up, EncoderPart::Bias) => (1, ffn_dim),
             EncoderSlot::Layer(_, Q | K | V | O | Down, EncoderPart::Bias) => (1, hidden_dim),
+            EncoderSlot::Pooler(EncoderPart::Weight) => (hidden_dim, hidden_dim),
+            EncoderSlot::Pooler(EncoderPart::Bias) | EncoderSlot::Head(EncoderPart::Weight) => {
+                (1, hidden_dim)
+            }
+            EncoderSlot::Head(EncoderPart::Bias) => (1, 1),
         }
     }
 }
@@ -269,7 +296,11 @@ impl EncoderModel {
             let tensor = tensor.as_matrix();
             // Models with a head keep the encoder under its name.
             let name = tensor.name.strip_prefix("bert.").unwrap_or(tensor.name);
-            if PASSED_OVER.iter().any(|other| name.starts_with(other)) {
+            let passed_over = match config.score {
+                None => &PASSED_OVER[..],
+                Some(_) => &PASSED_OVER_BY_SCORERS[..],
+            };
+            if passed_over.iter().any(|other| name.starts_with(other)) {
                 continue;
             }
             let slot =
@@ -366,10 +397,13 @@ fn network(fields: &Fields<'_>) -> Result<EncoderConfig, ConfigError> {
         Some("bert") => {}
         other => return Err(ConfigError::UnknownArchitecture { found: short(other.unwrap_or_default()) }),
     }
+    let mut score = None;
     if let Some(Value::Array(names)) = fields.get("architectures") {
         for name in names.iter().filter_map(Value::as_str) {
             // Others have weights of their own that make their answer.
-            if !matches!(name, "BertModel" | "BertForMaskedLM" | "BertForPreTraining") {
+            if name == "BertForSequenceClassification" {
+                score = Some(scoring(fields)?);
+            } else if !matches!(name, "BertModel" | "BertForMaskedLM" | "BertForPreTraining") {
                 return unsupported(format!("the head of {:?}", short(name)));
             }
         }
@@ -419,7 +453,38 @@ fn network(fields: &Fields<'_>) -> Result<EncoderConfig, ConfigError> {
         normalizes: false,
         max_tokens: n_positions,
         lowercases: false,
+        score,
     })
+}
+
+/// What a model with a head for sentences makes of its number, if it is one number: as sentence-transformers'
+/// `CrossEncoder` does it.
+fn scoring(fields: &Fields<'_>) -> Result<Score, ConfigError> {
+    let n_labels = match fields.get("id2label") {
+        Some(Value::Object(labels)) => labels.len(),
+        // As transformers has it.
+        _ => fields.optional_count("num_labels")?.unwrap_or(2),
+    };
+    if n_labels != 1 {
+        return unsupported(format!("a head with {n_labels} labels (one is a score)"));
+    }
+    if fields.count("type_vocab_size")? < 2 {
+        return Err(fields.invalid("type_vocab_size", "at least 2, as the model sees two texts"));
+    }
+    let nested = fields.get("sentence_transformers").and_then(|value| value.get("activation_fn"));
+    let name = match nested {
+        Some(value) => value.as_str().ok_or_else(|| fields.invalid("activation_fn", "a string"))?,
+        // So it was called before version 4.
+        None => match fields.text("sbert_ce_default_activation_function")? {
+            Some(name) => name,
+            None => return Ok(Score::Sigmoid),
+        },
+    };
+    match name.rsplit('.').next() {
+        Some("Identity") => Ok(Score::Logit),
+        Some("Sigmoid") => Ok(Score::Sigmoid),
+        _ => unsupported(format!("the activation function {:?} of the score", short(name))),
+    }
 }
 
 /// modules.json: the folder of the pooling's configuration, and whether its result is normalised.

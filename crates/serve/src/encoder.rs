@@ -1,4 +1,4 @@
-//! The thread of a model that makes vectors of texts.
+//! The thread of a model that makes vectors of texts, or scores of pairs of them, which are vectors of one number here.
 //!
 //! Texts of all requests share its passes: each pass takes a text of every request in turn until it is full, so that a
 //! long list does not keep a short one waiting. A request whose client has left, or whose time is over, is dropped before
@@ -14,10 +14,25 @@ use tokio::sync::oneshot;
 use crate::error::ApiError;
 use crate::scheduler::{Failure, Rejection, Snapshot};
 
+/// A text, or two of which a model says how well they go together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Text {
+    /// Tokens, those around the texts included.
+    pub tokens: Vec<u32>,
+    /// How many of them are the first text's.
+    pub n_first: usize,
+}
+
+impl From<Vec<u32>> for Text {
+    fn from(tokens: Vec<u32>) -> Text {
+        Text { n_first: tokens.len(), tokens }
+    }
+}
+
 /// Texts, and where their vectors go.
 pub struct Job {
-    /// Tokens of each, those around it included.
-    pub texts: Vec<Vec<u32>>,
+    /// One or more.
+    pub texts: Vec<Text>,
     /// When nobody cares any more.
     pub deadline: Instant,
     /// One vector for each text.
@@ -57,7 +72,8 @@ pub fn serve(
 
 /// Takes a job on, or says why not.
 fn take(encoder: &Encoder, max_jobs: usize, active: &mut VecDeque<Active>, job: Job) {
-    let wrong = job.texts.iter().enumerate().find_map(|(i, text)| Some((i, encoder.check(text).err()?)));
+    let wrong =
+        job.texts.iter().enumerate().find_map(|(i, text)| Some((i, encoder.check(&text.tokens).err()?)));
     let refusal = match wrong {
         Some((i, error)) => Some(ApiError::field("input", format!("text {i}: {error}"))),
         None if active.len() >= max_jobs => Some(ApiError::from(Rejection::QueueFull)),
@@ -95,20 +111,23 @@ fn step(
         let before = order.len();
         for (idx, Active { job, vectors }) in active.iter().enumerate() {
             let Some(text) = job.texts.get(vectors.len() + shares[idx]) else { continue };
-            if n_tokens + text.len() > Encoder::PASS_TOKENS && n_tokens > 0 {
+            if n_tokens + text.tokens.len() > Encoder::PASS_TOKENS && n_tokens > 0 {
                 break 'full;
             }
-            n_tokens += text.len();
+            n_tokens += text.tokens.len();
             shares[idx] += 1;
-            order.push((idx, &text[..]));
+            order.push((idx, (&text.tokens[..], text.n_first)));
         }
         if order.len() == before {
             break;
         }
     }
-    let texts: Vec<&[u32]> = order.iter().map(|(_, text)| *text).collect();
+    let texts: Vec<(&[u32], usize)> = order.iter().map(|(_, text)| *text).collect();
     let owners: Vec<usize> = order.iter().map(|(idx, _)| *idx).collect();
-    let computed = encoder.embed(&texts);
+    let computed = match encoder.config().score {
+        Some(_) => encoder.score(&texts).map(|scores| scores.into_iter().map(|score| vec![score]).collect()),
+        None => encoder.embed(&texts.iter().map(|(tokens, _)| *tokens).collect::<Vec<_>>()),
+    };
     counters.n_steps += 1;
     counters.n_prompt_tokens += n_tokens as u64;
     counters.n_active = shares.iter().filter(|share| **share > 0).count();
@@ -171,6 +190,7 @@ mod tests {
 
     fn job(texts: Vec<Vec<u32>>) -> (Job, Reply) {
         let (reply, receiver) = oneshot::channel();
+        let texts = texts.into_iter().map(Text::from).collect();
         (Job { texts, deadline: Instant::now() + Duration::from_secs(600), reply }, receiver)
     }
 

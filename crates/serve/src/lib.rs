@@ -148,13 +148,25 @@ impl Server {
         let model = self.find(name, |model| model.info.kind == ModelKind::Generator)?;
         match model.info.kind {
             ModelKind::Generator => Ok(model),
-            ModelKind::Encoder => Err(model.only_encodes()),
+            ModelKind::Encoder | ModelKind::Ranker => Err(model.only_encodes()),
         }
     }
 
     /// The model of that name, for embeddings; if none is asked for, the first that was made for them, else the first.
     fn embedder(&self, name: Option<&str>) -> Result<Arc<ServedModel>, ApiError> {
-        self.find(name, |model| model.info.kind == ModelKind::Encoder)
+        let model = self.find(name, |model| model.info.kind == ModelKind::Encoder)?;
+        match model.info.kind {
+            ModelKind::Generator | ModelKind::Encoder => Ok(model),
+            ModelKind::Ranker => Err(model.only_encodes()),
+        }
+    }
+
+    /// The model of that name, for ranking; if none is asked for, the first that was made for it, else the first that was
+    /// made for embeddings, else the first.
+    fn ranker(&self, name: Option<&str>) -> Result<Arc<ServedModel>, ApiError> {
+        let has_ranker = self.models().iter().any(|model| model.info.kind == ModelKind::Ranker);
+        let preferred = if has_ranker { ModelKind::Ranker } else { ModelKind::Encoder };
+        self.find(name, |model| model.info.kind == preferred)
     }
 
     /// The model of that name; if none is asked for, the first that is preferred, else the first.

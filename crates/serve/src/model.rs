@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use crate::adapters::AdapterList;
-use crate::encoder::{self, Job};
+use crate::encoder::{self, Job, Text};
 use crate::error::ApiError;
 use crate::metrics::Histograms;
 use crate::replies::{self, ReplyCache};
@@ -60,6 +60,8 @@ pub enum ModelKind {
     Generator,
     /// It makes embeddings.
     Encoder,
+    /// It says how well two texts go together.
+    Ranker,
 }
 
 /// A model that serves.
@@ -237,6 +239,7 @@ impl ServedModel {
         let (events, receiver) = unbounded_channel();
         let n_choices = request.n_choices;
         let n_prompt = request.prompt.len();
+        let wants_progress = request.wants_progress;
         let submitted = Instant::now();
         let key = self.replies.as_ref().and_then(|_| replies::key(&request));
         let known = self.replies.as_ref().zip(key).and_then(|(replies, key)| replies.find(&key));
@@ -258,6 +261,7 @@ impl ServedModel {
             n_prompt,
             n_cached: 0,
             n_choices,
+            wants_progress,
             n_left: n_choices,
             submitted,
             started: submitted,
@@ -268,13 +272,14 @@ impl ServedModel {
         })
     }
 
-    /// The vectors of texts, by a model that makes them; as the model makes them, of any length.
+    /// The vectors of texts, by a model that makes them; as the model makes them, of any length. Of one that scores pairs,
+    /// these are vectors of one number.
     ///
     /// # Errors
     /// If the texts are not taken on, or something goes wrong.
     pub async fn encode(
         &self,
-        texts: Vec<Vec<u32>>,
+        texts: Vec<Text>,
         deadline: Instant,
         tally: &Tally,
     ) -> Result<Vec<Vec<f32>>, ApiError> {
@@ -282,7 +287,7 @@ impl ServedModel {
         let Some(Sender::Encoder(sender)) = lock(&self.sender).clone() else {
             return Err(stopping());
         };
-        let n_prompt: usize = texts.iter().map(Vec::len).sum();
+        let n_prompt: usize = texts.iter().map(|text| text.tokens.len()).sum();
         let (reply, vectors) = oneshot::channel();
         sender.try_send(Job { texts, deadline, reply }).map_err(refused)?;
         let vectors = vectors.await.map_err(|_| stopping())??;
@@ -300,9 +305,12 @@ impl ServedModel {
         }
     }
 
-    /// What is said to who wants an answer of a model that makes vectors.
+    /// What is said to who wants something else of a model that makes vectors or scores.
     pub fn only_encodes(&self) -> ApiError {
-        let message = "this model makes embeddings only: use /v1/embeddings or /v1/rerank, or another model";
+        let message = match self.info.kind {
+            ModelKind::Ranker => "this model ranks only: use /v1/rerank, or another model",
+            _ => "this model makes embeddings only: use /v1/embeddings or /v1/rerank, or another model",
+        };
         ApiError::field("model", message)
     }
 
@@ -404,6 +412,7 @@ pub struct Answers {
     /// Of these, known from before; told by the first event.
     pub n_cached: usize,
     n_choices: usize,
+    wants_progress: bool,
     n_left: usize,
     submitted: Instant,
     started: Instant,
@@ -427,6 +436,19 @@ pub struct Timings {
     pub n_generated: usize,
     /// From the first token to the last.
     pub generation: Duration,
+}
+
+/// How far the prompt is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Its tokens.
+    pub n_prompt: usize,
+    /// Of these, known from before.
+    pub n_cached: usize,
+    /// Of these, computed by now, the former included.
+    pub n_processed: usize,
+    /// Since its computation began.
+    pub time: Duration,
 }
 
 /// One whole answer.
@@ -482,7 +504,9 @@ impl Answers {
         let broken =
             || Event::Failed(Failure::Broken("the model's thread has ended: restart the server".into()));
         let event = self.events.recv().await.unwrap_or_else(broken);
-        if let Some((_, events)) = &mut self.record {
+        // How it came about is another time another.
+        let is_kept = !matches!(event, Event::Progress { .. });
+        if let Some((_, events)) = self.record.as_mut().filter(|_| is_kept) {
             events.push(event.clone());
         }
         match &event {
@@ -490,6 +514,7 @@ impl Answers {
                 self.n_cached = *n_cached;
                 self.started = Instant::now();
             }
+            Event::Progress { .. } => {}
             Event::Token { .. } => self.time_token(),
             Event::Finished { .. } => self.n_left -= 1,
             Event::Embedded(_) | Event::Failed(_) => {
@@ -503,6 +528,17 @@ impl Answers {
             replies.keep(key, events, self.n_prompt);
         }
         Some(event)
+    }
+
+    /// How far the prompt was at this event, if it tells and that was asked for.
+    pub fn progress(&self, event: &Event) -> Option<Progress> {
+        let Answers { n_prompt, n_cached, started, .. } = *self;
+        let (n_processed, time) = match event {
+            Event::Started { .. } => (n_cached, Duration::ZERO),
+            Event::Progress { n_processed } => (*n_processed, started.elapsed()),
+            _ => return None,
+        };
+        self.wants_progress.then_some(Progress { n_prompt, n_cached, n_processed, time })
     }
 
     fn time_token(&mut self) {
@@ -525,7 +561,7 @@ impl Answers {
         let mut answers = vec![Answer::default(); self.n_left];
         while let Some(event) = self.next().await {
             match event {
-                Event::Started { .. } | Event::Embedded(_) => {}
+                Event::Started { .. } | Event::Progress { .. } | Event::Embedded(_) => {}
                 Event::Token { choice_idx, text, logprob, token } => {
                     answers[choice_idx].text.push_str(&text);
                     answers[choice_idx].tokens.push(token);

@@ -40,7 +40,7 @@ pub fn key(request: &Request) -> Option<Key> {
             request.max_tokens,
             &request.stop_strings,
             request.ignores_end,
-            request.n_logprobs,
+            (request.n_logprobs, request.logprobs_of),
             source,
             &request.lora
         )
@@ -131,7 +131,7 @@ fn size_bytes(event: &Event) -> usize {
         Event::Finished { text, stop_string, .. } => {
             text.capacity() + stop_string.as_ref().map_or(0, String::capacity)
         }
-        Event::Started { .. } | Event::Embedded(_) | Event::Failed(_) => 0,
+        Event::Started { .. } | Event::Progress { .. } | Event::Embedded(_) | Event::Failed(_) => 0,
     };
     size_of::<Event>() + more
 }
@@ -139,6 +139,7 @@ fn size_bytes(event: &Event) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scheduler::LogprobsOf;
     use edgeward_engine::SamplerOptions;
 
     fn request() -> Request {
@@ -162,6 +163,7 @@ mod tests {
             Request { stop_strings: vec!["x".into()], ..request() },
             Request { ignores_end: true, ..request() },
             Request { n_logprobs: Some(0), ..request() },
+            Request { n_logprobs: Some(0), logprobs_of: LogprobsOf::Sampler, ..request() },
             Request { lora: Some(vec![(0, 1.0)]), ..request() },
             sampling(|_| {}),
             sampling(|sampling| sampling.seed = 7),

@@ -49,7 +49,7 @@ Only this machine is served, unless --host says otherwise; others then need a ke
 Options may also come from the environment, as EDGEWARD_SERVE_PORT, or from a file: see --config.")]
 pub struct Args {
     /// Names, hf:org/repo[/file.gguf] or paths; pulled first if they are not here. The first is the default. A folder of
-    /// a BERT encoder, as sentence-transformers saves it, serves embeddings
+    /// a BERT encoder, as sentence-transformers saves it, serves embeddings, or ranking if it is a cross-encoder
     models: Vec<String>,
     /// Take options that are not given here from this TOML file, by the same names: `port = 9000`
     #[arg(long, value_name = "FILE")]
@@ -400,7 +400,7 @@ fn start_encoder(args: &Args, name: &str, path: &Path) -> Result<ServedModel, Bo
         hidden_dim: config.hidden_dim,
         file_bytes: model.file_bytes(),
         family: "bert".to_owned(),
-        kind: ModelKind::Encoder,
+        kind: if config.score.is_some() { ModelKind::Ranker } else { ModelKind::Encoder },
         loaded_s: now_s(),
     };
     Ok(ServedModel::start_encoder(info, text, encoder, args.queue)?)

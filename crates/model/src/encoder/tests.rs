@@ -78,7 +78,8 @@ fn what_would_change_the_vectors_is_refused() {
         ("config.json", "hidden_act", json!("swish"), "swish"),
         ("config.json", "position_embedding_type", json!("relative_key"), "relative_key"),
         ("config.json", "is_decoder", json!(true), "is_decoder"),
-        ("config.json", "architectures", json!(["BertForSequenceClassification"]), "SequenceClassification"),
+        ("config.json", "architectures", json!(["BertForSequenceClassification"]), "head with 2 labels"),
+        ("config.json", "architectures", json!(["BertForTokenClassification"]), "TokenClassification"),
         ("config.json", "num_attention_heads", json!(5), "divisor"),
         ("config.json", "num_hidden_layers", json!(1u64 << 40), "from 1 to 1024"),
         ("config.json", "layer_norm_eps", json!(0.0), "layer_norm_eps"),
@@ -93,6 +94,65 @@ fn what_would_change_the_vectors_is_refused() {
         let error = refusal(file, key, value);
         assert!(error.contains(reason), "{file} {key}: {error}");
     }
+}
+
+#[test]
+fn a_head_with_one_label_is_a_score() {
+    let rank = source().with_file_name("rank");
+    let model = EncoderModel::load(&rank).unwrap();
+    assert_eq!(model.config().score, Some(Score::Sigmoid));
+    let shape = |slot| model.tensor(slot).map(|tensor| (tensor.n_rows, tensor.n_cols));
+    assert_eq!(shape(EncoderSlot::Head(EncoderPart::Weight)), Some((1, 36)));
+    assert_eq!(shape(EncoderSlot::Pooler(EncoderPart::Weight)), Some((36, 36)));
+    assert_eq!(EncoderModel::load(&source()).unwrap().config().score, None);
+
+    let load = |change: &dyn Fn(&mut Value)| {
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            std::fs::copy(rank.join(file), dir.path().join(file)).unwrap();
+        }
+        let path = dir.path().join("config.json");
+        let mut json: Value = read_json(&path).unwrap();
+        change(&mut json);
+        std::fs::write(&path, json.to_string()).unwrap();
+        EncoderModel::load(dir.path()).map(|model| model.config().score).map_err(|error| {
+            let cause = std::error::Error::source(&error).map_or(String::new(), |cause| cause.to_string());
+            format!("{error}: {cause}")
+        })
+    };
+    let identity = "torch.nn.modules.linear.Identity";
+    let named = |name: &'static str| {
+        move |json: &mut Value| json["sentence_transformers"] = json!({ "activation_fn": name })
+    };
+    assert_eq!(load(&named(identity)), Ok(Some(Score::Logit)));
+    assert_eq!(load(&named("torch.nn.modules.activation.Sigmoid")), Ok(Some(Score::Sigmoid)));
+    let old = |json: &mut Value| json["sbert_ce_default_activation_function"] = json!(identity);
+    assert_eq!(load(&old), Ok(Some(Score::Logit)));
+    for (change, reason) in [
+        (&named("torch.nn.modules.activation.Tanh") as &dyn Fn(&mut Value), "Tanh"),
+        (&|json| json["id2label"] = json!({ "0": "a", "1": "b" }), "head with 2 labels"),
+        (&|json| json["type_vocab_size"] = json!(1), "type_vocab_size"),
+        (&|json| json["sentence_transformers"] = json!({ "activation_fn": 1 }), "activation_fn"),
+        // As an encoder of vectors it has a head too many.
+        (&|json| json["architectures"] = json!(["BertModel"]), "classifier"),
+    ] {
+        let error = load(change).unwrap_err();
+        assert!(error.contains(reason), "{reason}: {error}");
+    }
+    // A head that is said to be there must be.
+    let error = refusal_of_missing_head();
+    assert!(error.contains("pooler") || error.contains("classifier"), "{error}");
+}
+
+/// The error of the encoder of vectors if its configuration says that it scores pairs.
+fn refusal_of_missing_head() -> String {
+    let dir = copy();
+    let path = dir.path().join("config.json");
+    let mut json: Value = read_json(&path).unwrap();
+    json["architectures"] = json!(["BertForSequenceClassification"]);
+    json["id2label"] = json!({ "0": "LABEL_0" });
+    std::fs::write(&path, json.to_string()).unwrap();
+    EncoderModel::load(dir.path()).unwrap_err().to_string()
 }
 
 #[test]

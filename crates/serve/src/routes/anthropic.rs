@@ -267,7 +267,9 @@ impl Encoder for MessageStream {
                 });
                 out
             }
-            Event::Started { .. } | Event::Embedded(_) | Event::Failed(_) => String::new(),
+            Event::Started { .. } | Event::Progress { .. } | Event::Embedded(_) | Event::Failed(_) => {
+                String::new()
+            }
         }
     }
 

@@ -249,7 +249,11 @@ impl Encoder for ChatStream {
         (0..answers.n_choices()).map(opening).collect()
     }
 
-    fn event(&mut self, _: &Answers, event: Event) -> String {
+    fn event(&mut self, answers: &Answers, event: Event) -> String {
+        if let Some(progress) = answers.progress(&event) {
+            let choice = json!({ "index": 0, "delta": {}, "logprobs": null, "finish_reason": null });
+            return self.pieces.progress(choice, &progress);
+        }
         match event {
             Event::Token { choice_idx, text, logprob, .. } => {
                 let text = self.tools[choice_idx].push(&text);
@@ -274,7 +278,9 @@ impl Encoder for ChatStream {
                 }
                 out + &self.delta(choice_idx, json!({}), None, Some(finish_reason_with(reason, &calls)))
             }
-            Event::Started { .. } | Event::Embedded(_) | Event::Failed(_) => String::new(),
+            Event::Started { .. } | Event::Progress { .. } | Event::Embedded(_) | Event::Failed(_) => {
+                String::new()
+            }
         }
     }
 

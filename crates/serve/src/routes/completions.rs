@@ -160,7 +160,11 @@ impl Encoder for CompletionStream {
         (0..answers.n_choices()).map(|idx| self.piece(idx, echo, None, None)).collect()
     }
 
-    fn event(&mut self, _: &Answers, event: Event) -> String {
+    fn event(&mut self, answers: &Answers, event: Event) -> String {
+        if let Some(progress) = answers.progress(&event) {
+            let choice = json!({ "index": 0, "text": "", "logprobs": null, "finish_reason": null });
+            return self.pieces.progress(choice, &progress);
+        }
         match event {
             Event::Token { choice_idx, text, logprob, token } => {
                 let offset = &mut self.reply.offsets[choice_idx];
@@ -176,7 +180,9 @@ impl Encoder for CompletionStream {
                 self.pieces.n_generated += n_generated;
                 self.piece(choice_idx, &text, None, Some(finish_reason(reason)))
             }
-            Event::Started { .. } | Event::Embedded(_) | Event::Failed(_) => String::new(),
+            Event::Started { .. } | Event::Progress { .. } | Event::Embedded(_) | Event::Failed(_) => {
+                String::new()
+            }
         }
     }
 

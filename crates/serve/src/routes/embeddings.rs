@@ -2,7 +2,7 @@
 //!
 //! Of an encoder, an embedding is what sentence-transformers makes of a text with it. Of a model that was made to talk it
 //! is the mean of the last layer's normed states over the text's tokens, of length 1; such models are no match for ones
-//! that were made for this.
+//! that were made for this. A cross-encoder sees query and document together, and its scores are sentence-transformers'.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::prompts::Prompt;
 use super::{Reply, blocking, json, read};
 use crate::Server;
+use crate::encoder::Text;
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::gate::Call;
@@ -58,10 +59,10 @@ pub async fn embeddings(State(server): State<Arc<Server>>, request: Request) -> 
     })))
 }
 
-/// Orders documents by how near they are to a query: by the cosine of their embeddings.
+/// Orders documents by how near they are to a query: by a cross-encoder's scores, or else by the cosine of embeddings.
 pub async fn rerank(State(server): State<Arc<Server>>, request: Request) -> Reply {
     let (mut fields, call) = read(&server, request).await?;
-    let model = server.embedder(fields.string("model")?.as_deref())?;
+    let model = server.ranker(fields.string("model")?.as_deref())?;
     let query = fields.string("query")?;
     let query = fields.required("query", query)?;
     // In the words of Hugging Face's text-embeddings-inference; the answer then has its shape.
@@ -78,12 +79,13 @@ pub async fn rerank(State(server): State<Arc<Server>>, request: Request) -> Repl
     let top_n = fields.count("top_n", 1..=usize::MAX)?.unwrap_or(documents.len());
     let returns_documents = fields.bool("return_documents")?.unwrap_or(false);
     let returns_texts = fields.bool("return_text")?.unwrap_or(false);
-    let texts = [query].into_iter().chain(documents.iter().cloned()).collect();
-    let (vectors, n_tokens) = embed_texts(&server, &model, texts, Overlong::Refused, &call).await?;
-    let (query, rest) = vectors.split_first().expect("the query's is the first");
-    let cosine =
-        |vector: &[f32]| query.iter().zip(vector).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-    let mut ranked: Vec<(usize, f64)> = rest.iter().map(|vector| cosine(vector)).enumerate().collect();
+    let (scores, n_tokens) = match model.info.kind {
+        ModelKind::Ranker => scores(&server, &model, query, documents.clone(), &call).await?,
+        ModelKind::Generator | ModelKind::Encoder => {
+            cosines(&server, &model, query, &documents, &call).await?
+        }
+    };
+    let mut ranked: Vec<(usize, f64)> = scores.into_iter().enumerate().collect();
     ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     let results: Vec<Value> = ranked
         .into_iter()
@@ -112,6 +114,49 @@ pub async fn rerank(State(server): State<Arc<Server>>, request: Request) -> Repl
         "results": results,
         "usage": { "prompt_tokens": n_tokens, "total_tokens": n_tokens },
     })))
+}
+
+/// How near each document is to the query: the cosine of their vectors. And how many tokens all have.
+async fn cosines(
+    server: &Server,
+    model: &Arc<ServedModel>,
+    query: String,
+    documents: &[String],
+    call: &Call,
+) -> Result<(Vec<f64>, usize), ApiError> {
+    let texts = [query].into_iter().chain(documents.iter().cloned()).collect();
+    let (vectors, n_tokens) = embed_texts(server, model, texts, Overlong::Refused, call).await?;
+    let (query, rest) = vectors.split_first().expect("the query's is the first");
+    let cosine =
+        |vector: &Vec<f32>| query.iter().zip(vector).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    Ok((rest.iter().map(cosine).collect(), n_tokens))
+}
+
+/// The same by a model that sees both at once.
+async fn scores(
+    server: &Server,
+    model: &Arc<ServedModel>,
+    query: String,
+    documents: Vec<String>,
+    call: &Call,
+) -> Result<(Vec<f64>, usize), ApiError> {
+    let text_model = Arc::clone(model);
+    let pairs = blocking(move || {
+        let query = text_model.text.encode(&query, AddSpecial::Yes)?;
+        let pair = |document: &String| {
+            let mut tokens = query.clone();
+            // The token that begins a text begins the pair, and nothing else.
+            tokens.extend_from_slice(
+                text_model.text.encode(document, AddSpecial::Yes)?.get(1..).unwrap_or_default(),
+            );
+            Ok(Text { tokens, n_first: query.len() })
+        };
+        documents.iter().map(pair).collect::<Result<Vec<_>, ApiError>>()
+    })
+    .await?;
+    let n_tokens = pairs.iter().map(|pair| pair.tokens.len()).sum();
+    let scores = model.encode(pairs, Instant::now() + server.max_duration, &call.tally).await?;
+    Ok((scores.iter().map(|score| f64::from(score[0])).collect(), n_tokens))
 }
 
 /// What is done with a text that is longer than the model takes.
@@ -182,7 +227,8 @@ pub async fn embed(
     let n_tokens = inputs.iter().map(Vec::len).sum();
     let deadline = Instant::now() + server.max_duration;
     if model.info.kind == ModelKind::Encoder {
-        return Ok((model.encode(inputs, deadline, &call.tally).await?, n_tokens));
+        let texts = inputs.into_iter().map(Text::from).collect();
+        return Ok((model.encode(texts, deadline, &call.tally).await?, n_tokens));
     }
     let deadline = Some(deadline);
     let mut vectors = Vec::with_capacity(inputs.len());

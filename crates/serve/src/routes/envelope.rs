@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{data, new_id, now_s};
-use crate::model::{Answers, ServedModel, Timings};
+use crate::model::{Answers, Progress, ServedModel, Timings};
 
 /// What made an answer: with another version, the same seed may give another.
 const FINGERPRINT: &str = concat!("b", env!("CARGO_PKG_VERSION"));
@@ -57,6 +57,14 @@ impl Pieces {
         data(&self.envelope.around(self.object, json!([choice]), usage))
     }
 
+    /// A piece with nothing but how far the prompt is, in an empty choice, for clients that expect one.
+    pub fn progress(&self, choice: Value, progress: &Progress) -> String {
+        let usage = self.wants_usage.then_some(Value::Null);
+        let mut piece = self.envelope.around(self.object, json!([choice]), usage);
+        piece["prompt_progress"] = prompt_progress(progress);
+        data(&piece)
+    }
+
     /// What comes after the last answer's end.
     pub fn end(&self, answers: &Answers) -> String {
         let mut out = String::new();
@@ -89,6 +97,16 @@ pub fn timings(timings: &Timings) -> Value {
         "predicted_ms": ms(timings.generation),
         "predicted_per_token_ms": per_token(timings.generation, n_passes),
         "predicted_per_second": per_second(timings.generation, n_passes),
+    })
+}
+
+/// How far the prompt is, in llama.cpp's words.
+pub fn prompt_progress(progress: &Progress) -> Value {
+    json!({
+        "total": progress.n_prompt,
+        "cache": progress.n_cached,
+        "processed": progress.n_processed,
+        "time_ms": progress.time.as_secs_f64() * 1e3,
     })
 }
 

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::chat;
 use super::embeddings;
-use super::envelope::timings;
+use super::envelope::{prompt_progress, timings};
 use super::prompts::{Prompt, token_id};
 use super::sampling::{self, MAX_BIASES, ResponseFormat};
 use super::{Encoder, Reply, blocking, data, json, read, stream};
@@ -21,8 +21,8 @@ use crate::Server;
 use crate::conversation::Conversation;
 use crate::error::{ApiError, Dialect};
 use crate::fields::Fields;
-use crate::model::{Answer, Answers, ServedModel};
-use crate::scheduler::{self, Event, FinishReason, TokenLogprob};
+use crate::model::{Answer, Answers, ServedModel, Timings};
+use crate::scheduler::{self, Event, FinishReason, LogprobsOf, TokenLogprob};
 use crate::text::ModelText;
 
 /// Prompts of a request, at most.
@@ -35,14 +35,8 @@ const MAX_FIELDS: usize = 64;
 const NEVER: f32 = f32::NEG_INFINITY;
 
 /// Samplers that are not here. All are off at 0.
-const UNSUPPORTED: [&str; 6] = [
-    "mirostat",
-    "dynatemp_range",
-    "xtc_probability",
-    "dry_multiplier",
-    "post_sampling_probs",
-    "t_max_predict_ms",
-];
+const UNSUPPORTED: [&str; 5] =
+    ["mirostat", "dynatemp_range", "xtc_probability", "dry_multiplier", "t_max_predict_ms"];
 
 /// Whether it is one of llama.cpp's own paths, whose errors have its shape.
 pub fn is_own(path: &str) -> bool {
@@ -83,6 +77,9 @@ pub async fn completion(State(server): State<Arc<Server>>, request: Request) -> 
         None => {}
     }
     request.n_logprobs = fields.count("n_probs", 0..=MAX_PROBS)?.filter(|n| *n > 0);
+    if fields.bool("post_sampling_probs")? == Some(true) {
+        request.logprobs_of = LogprobsOf::Sampler;
+    }
     let format = ResponseFormat::read(&mut fields)?;
     let prompts = Prompt::read_all(&mut fields, "prompt", MAX_PROMPTS)?;
     let wants_stream = fields.bool("stream")?.unwrap_or(false);
@@ -188,6 +185,7 @@ struct Completion {
     /// Text of the prompt.
     prompt: String,
     settings: Value,
+    logprobs_of: LogprobsOf,
     shows_tokens: bool,
     /// Fields that the answer is to have; all if there are none.
     picked: Vec<String>,
@@ -206,6 +204,7 @@ impl Completion {
             model: Arc::clone(model),
             prompt: decoded.unwrap_or_default(),
             settings: settings(model, request, is_stream),
+            logprobs_of: request.logprobs_of,
             shows_tokens,
             picked: picked.to_vec(),
         }
@@ -254,14 +253,20 @@ impl Completion {
 
     fn probabilities(&self, logprobs: &[TokenLogprob]) -> Value {
         let text = &self.model.text;
+        let of_sampler = self.logprobs_of == LogprobsOf::Sampler;
         let entry = |token: u32, logprob: f64| {
-            json!({
-                "id": token, "token": text.token_text(token), "bytes": text.token_bytes(token), "logprob": logprob
-            })
+            let mut entry = json!({
+                "id": token, "token": text.token_text(token), "bytes": text.token_bytes(token)
+            });
+            match of_sampler {
+                true => entry["prob"] = logprob.exp().min(1.0).into(),
+                false => entry["logprob"] = logprob.into(),
+            }
+            entry
         };
         let describe = |logprob: &TokenLogprob| {
             let mut value = entry(logprob.token, logprob.logprob);
-            value["top_logprobs"] =
+            value[if of_sampler { "top_probs" } else { "top_logprobs" }] =
                 logprob.top.iter().map(|(token, logprob)| entry(*token, *logprob)).collect();
             value
         };
@@ -294,6 +299,7 @@ fn settings(model: &ServedModel, request: &scheduler::Request, is_stream: bool) 
         "stop": request.stop_strings,
         "ignore_eos": request.ignores_end,
         "n_probs": request.n_logprobs.unwrap_or(0),
+        "post_sampling_probs": request.logprobs_of == LogprobsOf::Sampler,
         "logit_bias": biases,
         "stream": is_stream,
     })
@@ -313,6 +319,27 @@ impl Encoder for CompletionStream {
     }
 
     fn event(&mut self, answers: &Answers, event: Event) -> String {
+        if let Some(progress) = answers.progress(&event) {
+            let mut piece = json!({
+                "index": 0,
+                "content": "",
+                "tokens": [],
+                "stop": false,
+                "id_slot": 0,
+                "tokens_predicted": 0,
+                "tokens_evaluated": answers.n_prompt,
+                "prompt_progress": prompt_progress(&progress),
+            });
+            if self.shows_timings {
+                piece["timings"] = timings(&Timings {
+                    n_cached: progress.n_cached,
+                    n_prompt: progress.n_processed - progress.n_cached,
+                    prompt: progress.time,
+                    ..Timings::default()
+                });
+            }
+            return data(&piece);
+        }
         match event {
             Event::Token { text, token, logprob, .. } => {
                 self.tokens.push(token);
@@ -343,7 +370,9 @@ impl Encoder for CompletionStream {
                     Answer { text, reason: Some(reason), stop_string, n_generated, ..Answer::default() };
                 data(&self.reply.last(0, answers, &answer, self.has_new_line))
             }
-            Event::Started { .. } | Event::Embedded(_) | Event::Failed(_) => String::new(),
+            Event::Started { .. } | Event::Progress { .. } | Event::Embedded(_) | Event::Failed(_) => {
+                String::new()
+            }
         }
     }
 

@@ -36,6 +36,7 @@ fn describe(info: &ModelInfo) -> Value {
             "kind": match info.kind {
                 ModelKind::Generator => "generator",
                 ModelKind::Encoder => "encoder",
+                ModelKind::Ranker => "ranker",
             },
             "n_ctx": info.context_len,
             "n_vocab": info.vocab_size,

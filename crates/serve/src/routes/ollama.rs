@@ -18,7 +18,7 @@ use crate::conversation::Conversation;
 use crate::error::{ApiError, Dialect};
 use crate::fields::Fields;
 use crate::gate::Call;
-use crate::model::{Answers, ModelKind, ServedModel};
+use crate::model::{Answers, ModelInfo, ModelKind, ServedModel};
 use crate::scheduler::{self, Event, FinishReason};
 use crate::tools::{Tool, ToolCall, ToolChoice, ToolStream, Toolbox};
 
@@ -88,39 +88,36 @@ pub async fn embed(State(server): State<Arc<Server>>, request: Request) -> Reply
 
 /// `GET /api/tags`
 pub async fn tags(State(server): State<Arc<Server>>) -> Response {
-    let models: Vec<Value> = server
-        .models()
-        .iter()
-        .map(|model| {
-            let info = &model.info;
-            json!({
-                "name": info.name,
-                "model": info.name,
-                "modified_at": timestamp(info.loaded_s),
-                "size": info.file_bytes,
-                "digest": "",
-                "details": details(info),
-            })
-        })
-        .collect();
-    json(&json!({ "models": models }))
+    listing(&server, |info| json!({ "modified_at": timestamp(info.loaded_s) }))
 }
 
 /// `GET /api/ps`: the models in memory, which here are all.
 pub async fn running(State(server): State<Arc<Server>>) -> Response {
-    let describe = |model: &Arc<ServedModel>| {
-        let info = &model.info;
+    listing(&server, |info| {
         json!({
-            "name": info.name,
-            "model": info.name,
-            "size": info.file_bytes,
-            "digest": "",
-            "details": details(info),
             // Models stay until they are told to go.
             "expires_at": "9999-12-31T23:59:59Z",
             "size_vram": 0,
             "context_length": info.context_len,
         })
+    })
+}
+
+/// All models, with what one list says of each besides.
+fn listing(server: &Server, more: impl Fn(&ModelInfo) -> Value) -> Response {
+    let describe = |model: &Arc<ServedModel>| {
+        let info = &model.info;
+        let mut described = json!({
+            "name": info.name,
+            "model": info.name,
+            "size": info.file_bytes,
+            "digest": "",
+            "details": details(info),
+        });
+        if let (Value::Object(described), Value::Object(more)) = (&mut described, more(info)) {
+            described.extend(more);
+        }
+        described
     };
     json(&json!({ "models": server.models().iter().map(describe).collect::<Vec<_>>() }))
 }
@@ -133,6 +130,7 @@ pub async fn show(State(server): State<Arc<Server>>, request: Request) -> Reply 
     let capabilities: &[&str] = match info.kind {
         ModelKind::Generator => &["completion", "tools", "embedding"],
         ModelKind::Encoder => &["embedding"],
+        ModelKind::Ranker => &[],
     };
     let mut model_info = Map::new();
     model_info.insert("general.architecture".to_owned(), info.family.clone().into());
@@ -151,7 +149,7 @@ pub async fn version() -> Response {
     json(&json!({ "version": env!("CARGO_PKG_VERSION") }))
 }
 
-fn details(info: &crate::model::ModelInfo) -> Value {
+fn details(info: &ModelInfo) -> Value {
     json!({ "format": "gguf", "family": info.family, "families": [info.family] })
 }
 
@@ -168,7 +166,7 @@ fn find_generator(server: &Server, fields: &mut Fields) -> Result<Arc<ServedMode
     let model = find(server, fields)?;
     match model.info.kind {
         ModelKind::Generator => Ok(model),
-        ModelKind::Encoder => Err(model.only_encodes()),
+        ModelKind::Encoder | ModelKind::Ranker => Err(model.only_encodes()),
     }
 }
 
@@ -274,7 +272,7 @@ async fn answer(
                 let (rest, calls) = lines.tools.finish();
                 return Ok(json(&lines.last(&answers, &(text + &rest), &calls, reason, n_generated)));
             }
-            Some(Event::Started { .. } | Event::Embedded(_)) | None => {}
+            Some(Event::Started { .. } | Event::Progress { .. } | Event::Embedded(_)) | None => {}
         }
     }
 }
@@ -347,7 +345,9 @@ impl Encoder for Lines {
                 }
                 out + &format!("{}\n", self.last(answers, "", &[], reason, n_generated))
             }
-            Event::Started { .. } | Event::Embedded(_) | Event::Failed(_) => String::new(),
+            Event::Started { .. } | Event::Progress { .. } | Event::Embedded(_) | Event::Failed(_) => {
+                String::new()
+            }
         }
     }
 

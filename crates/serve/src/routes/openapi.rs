@@ -98,6 +98,7 @@ const SAMPLING: &[Field] = &[
     Field("ignore_eos", Flag, May, "Whether the model's own end is passed over"),
     Field("priority", Whole(-100.0, 100.0), May, "Lower is earlier; below 0 only with the scope admin"),
     Field("timeout_ms", Whole(1.0, MOST), May, "For the whole answer"),
+    Field("return_progress", Flag, May, "Whether a stream tells how far the prompt is"),
     Field("lora", Objects, May, "`id` and `scale` of adapters; those not named are off"),
 ];
 const MAX_TOKENS: &[Field] = &[
@@ -138,6 +139,12 @@ const LLAMA_FIELDS: &[Field] = &[
     Field("prompt", Anything, Must, "A text, token ids, both mixed, or a list of these"),
     Field("n_predict", Whole(-1.0, MOST), May, "Tokens of the answer, at most; -1 for no limit"),
     Field("n_probs", Whole(0.0, 20.0), May, "Log probabilities of each token and so many others"),
+    Field(
+        "post_sampling_probs",
+        Flag,
+        May,
+        "Whether these are those that were drawn by, not the model's own",
+    ),
     Field("grammar", Text, May, "What the answer must look like, in GBNF"),
     Field("json_schema", Object, May, "A JSON schema that the answer must follow"),
     Field("logit_bias", Anything, May, "Pairs of a token, as id or text, and what is added to its logit"),

@@ -8,6 +8,7 @@ use edgeward_model::chat::Message;
 use serde_json::{Value, json};
 
 use super::chat::tool_choice;
+use super::envelope::prompt_progress;
 use super::sampling::{self, ResponseFormat};
 use super::{Encoder, Reply, blocking, json, new_id, now_s, read, stream};
 use crate::Server;
@@ -278,6 +279,11 @@ impl Encoder for ResponseStream {
     }
 
     fn event(&mut self, answers: &Answers, event: Event) -> String {
+        if let Some(progress) = answers.progress(&event) {
+            let frame = self.frame.clone();
+            let more = json!({ "response": frame, "prompt_progress": prompt_progress(&progress) });
+            return self.named("response.in_progress", more);
+        }
         match event {
             Event::Token { text, .. } => {
                 let text = self.tools.push(&text);
@@ -299,7 +305,9 @@ impl Encoder for ResponseStream {
                 let response = finished(self.frame.clone(), output, reason, answers, n_generated);
                 out + &self.named(kind, json!({ "response": response }))
             }
-            Event::Started { .. } | Event::Embedded(_) | Event::Failed(_) => String::new(),
+            Event::Started { .. } | Event::Progress { .. } | Event::Embedded(_) | Event::Failed(_) => {
+                String::new()
+            }
         }
     }
 

@@ -73,6 +73,7 @@ pub fn request(fields: &mut Fields, server: &Server, call: &Call) -> Result<Requ
         ignores_end: fields.bool("ignore_eos")?.unwrap_or(false),
         n_choices: fields.count("n", 1..=MAX_CHOICES)?.unwrap_or(1),
         priority,
+        wants_progress: fields.bool("return_progress")?.unwrap_or(false),
         lora,
         deadline: Some(Instant::now() + timeout),
         ..Request::default()

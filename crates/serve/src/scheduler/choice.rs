@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use edgeward_engine::{Sampler, SamplerOptions, Sequence, log_probability, top_log_probabilities};
+use edgeward_engine::{Sampled, Sampler, SamplerOptions, Sequence, log_probability, top_log_probabilities};
 use edgeward_model::tokenizer::{TextStream, Tokenizer};
 
-use super::{Event, FinishReason, Request, TokenLogprob};
+use super::{Event, FinishReason, LogprobsOf, Request, TokenLogprob};
 use crate::grammar::{Grammar, GrammarError};
 
 /// Tokens that must repeat for what followed them to be taken for what will follow.
@@ -70,8 +70,9 @@ impl Choice {
         let mut history_len = n_before;
         let mut n_true = 0;
         for (i, logits) in rows.iter().enumerate() {
-            let token = self.choose(logits, history_len)?;
-            self.take(request, tokenizer, token, logits, events)?;
+            let sampled = self.choose(logits, history_len)?;
+            let token = sampled.token;
+            self.take(request, tokenizer, sampled, logits, events)?;
             if self.is_finished {
                 self.sequence.truncate(history_len);
                 return Ok(());
@@ -102,25 +103,26 @@ impl Choice {
         }
     }
 
-    fn choose(&mut self, logits: &[f32], history_len: usize) -> Result<u32, GrammarError> {
+    fn choose(&mut self, logits: &[f32], history_len: usize) -> Result<Sampled, GrammarError> {
         let history = &self.sequence.tokens()[..history_len];
         let Some(grammar) = &mut self.grammar else {
-            return Ok(self.sampler.sample(logits, history).token);
+            return Ok(self.sampler.sample(logits, history));
         };
         self.restricted.clear();
         self.restricted.extend_from_slice(logits);
         grammar.restrict(&mut self.restricted)?;
-        Ok(self.sampler.sample(&self.restricted, history).token)
+        Ok(self.sampler.sample(&self.restricted, history))
     }
 
     fn take(
         &mut self,
         request: &Request,
         tokenizer: &Tokenizer,
-        token: u32,
+        sampled: Sampled,
         logits: &[f32],
         events: &mut Vec<Event>,
     ) -> Result<(), GrammarError> {
+        let token = sampled.token;
         if tokenizer.is_end(token) && !request.ignores_end {
             self.finish(FinishReason::Stop, events);
             return Ok(());
@@ -133,10 +135,17 @@ impl Choice {
         let bytes =
             if tokenizer.is_control(token) { &[] } else { tokenizer.token_bytes(token).unwrap_or_default() };
         let text = self.text.push(bytes);
-        let logprob = request.n_logprobs.map(|n| TokenLogprob {
-            token,
-            logprob: log_probability(logits, token),
-            top: top_log_probabilities(logits, n),
+        let logprob = request.n_logprobs.map(|n| match request.logprobs_of {
+            LogprobsOf::Model => TokenLogprob {
+                token,
+                logprob: log_probability(logits, token),
+                top: top_log_probabilities(logits, n),
+            },
+            LogprobsOf::Sampler => TokenLogprob {
+                token,
+                logprob: sampled.log_probability.into(),
+                top: self.sampler.last_candidates(n),
+            },
         });
         events.push(Event::Token { choice_idx: self.idx, token, text, logprob });
         if self.text.stop_hit().is_some() || self.grammar.as_ref().is_some_and(Grammar::is_complete) {

@@ -91,6 +91,10 @@ pub struct Request {
     pub ignores_end: bool,
     /// Whether the log probability of each token is wanted, and of how many that were likely instead.
     pub n_logprobs: Option<usize>,
+    /// Whose probabilities these are.
+    pub logprobs_of: LogprobsOf,
+    /// Whether each pass with a piece of the prompt is told of.
+    pub wants_progress: bool,
     /// What an answer must look like.
     pub grammar: Option<Grammar>,
     /// Ids of adapters and their strengths; none for what the model's list says. Once the model has it, those that are on.
@@ -113,11 +117,23 @@ impl Default for Request {
             stop_strings: Vec::new(),
             ignores_end: false,
             n_logprobs: None,
+            logprobs_of: LogprobsOf::Model,
+            wants_progress: false,
             grammar: None,
             lora: None,
             adapters: Adapters::default(),
         }
     }
+}
+
+/// Whose probabilities are told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogprobsOf {
+    /// The model's own.
+    #[default]
+    Model,
+    /// Those that were drawn by, after temperature, penalties, grammars and what was cut off.
+    Sampler,
 }
 
 /// What is to be made of a prompt.
@@ -156,6 +172,11 @@ pub enum Event {
     Started {
         /// Tokens of the prompt that had been computed before.
         n_cached: usize,
+    },
+    /// The prompt goes on, if that was to be told.
+    Progress {
+        /// Tokens of the prompt that have been computed, now or before.
+        n_processed: usize,
     },
     /// An answer goes on.
     Token {
@@ -584,6 +605,12 @@ impl Scheduler {
         let mut done = Vec::new();
         for (active, &share) in self.active.iter_mut().zip(&shares) {
             let rows: Vec<&[f32]> = rows.by_ref().take(active.n_rows(share)).collect();
+            if let Phase::Prefill(sequence) = &active.phase
+                && share > 0
+                && active.request.wants_progress
+            {
+                events.push((active.id, Event::Progress { n_processed: sequence.len() }));
+            }
             match active.advance(&self.tokenizer, &rows, &mut self.cache, self.disk.as_ref()) {
                 Ok(news) => {
                     let n_tokens = news.iter().filter(|event| matches!(event, Event::Token { .. })).count();
