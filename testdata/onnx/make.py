@@ -8,6 +8,7 @@ Needs `onnx`, `onnxruntime` and `numpy`. Writes
 - `image_qdq.onnx`, `image_qlinear.onnx`: the same in eight bits, by onnxruntime's own quantisation, in both forms;
 - `recurrent.onnx`: slices, convolutions of one dimension, an LSTM, a branch on an integer input;
 - `attention.onnx`: products of computed matrices, layer normalisation, GELU by the error function;
+- `sentence.onnx`: words by their numbers, a mask of integers, choices by truth values, as exporters write text encoders;
 - `NAME.json`: inputs and outputs of each, by name: shape and values;
 - `cases/`: with a path, a few of the operators' cases that come with ONNX, unchanged.
 """
@@ -27,8 +28,9 @@ FOLDER = Path(__file__).parent
 CASES = """
 test_averagepool_2d_ceil test_averagepool_2d_same_lower test_basic_conv_with_padding test_batchnorm_example
 test_clip_default_max test_concat_3d_axis_negative_2 test_conv_with_autopad_same test_depthtospace_crd_mode_example
-test_dequantizelinear test_expand_dim_changed test_flatten_negative_axis1 test_gather_1 test_gemm_all_attributes
-test_if test_layer_normalization_3d_axis1_epsilon test_logsoftmax_axis_1 test_lstm_with_initial_bias test_matmul_4d
+test_dequantizelinear test_expand_dim_changed test_flatten_negative_axis1 test_gather_1 test_gathernd_example_float32 test_gemm_all_attributes
+test_greater_equal_bcast test_if test_layer_normalization_3d_axis1_epsilon test_logsoftmax_axis_1 test_lstm_with_initial_bias test_matmul_4d
+test_mod_mixed_sign_int64 test_not_3d test_where_example
 test_maxpool_2d_ceil test_pow_bcast_array test_prelu_broadcast test_qlinearconv test_qlinearmatmul_2D test_quantizelinear
 test_reduce_l2_negative_axes_keep_dims_example test_constant_pad test_reshape_negative_extended_dims test_slice_neg_steps
 test_softmax_axis_0 test_split_variable_parts_2d test_transpose_all_permutations_3 test_unsqueeze_two_axes
@@ -53,10 +55,10 @@ class Maker:
         self.nodes.append(helper.make_node(op, list(inputs), names, **attributes))
         return names[0] if n_outputs == 1 else names
 
-    def save(self, name, inputs, outputs):
+    def save(self, name, inputs, outputs, opset=13):
         info = lambda name, shape, kind=TensorProto.FLOAT: helper.make_tensor_value_info(name, kind, shape)
         graph = helper.make_graph(self.nodes, name, [info(*i) for i in inputs], [info(*o) for o in outputs], self.weights)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
         onnx.checker.check_model(model)
         onnx.save(model, FOLDER / f"{name}.onnx")
 
@@ -142,9 +144,48 @@ def attention():
     m.save("attention", [("x", [1, 7, 16])], [("y", [1, 7, 16])])
 
 
+def sentence():
+    m = Maker(4)
+    ints = lambda *values: m.constant(np.array(values, np.int64))
+    words = m.add("Gather", m.weight(50, 16, scale=1), "words")
+    kinds = m.add("Gather", m.weight(2, 16, scale=1), "kinds")
+    x = m.add("Add", m.add("Add", words, kinds), m.weight(1, 12, 16, scale=1))
+    x = m.add("LayerNormalization", x, m.weight(16, scale=1), m.weight(16, scale=0.1), axis=-1)
+    # What the mask covers, once as a sum and once as a choice.
+    floats = m.add("Cast", "mask", to=TensorProto.FLOAT)
+    away = m.add("Mul", m.add("Sub", m.constant(np.float32(1)), floats), m.constant(np.float32(np.finfo(np.float32).min)))
+    truth = m.add("Cast", "mask", to=TensorProto.BOOL)
+    seen = m.add("And", m.add("GreaterOrEqual", "mask", ints(1)), m.add("Not", m.add("Less", "words", ints(0))))
+    seen = m.add("And", m.add("Unsqueeze", truth, ints(1)), m.add("Unsqueeze", seen, ints(1)))
+    for i in range(2):
+        q, k, v = (m.add("MatMul", x, m.weight(16, 16)) for _ in range(3))
+        scores = m.add("MatMul", q, m.add("Transpose", k, perm=[0, 2, 1]))
+        if i:
+            scores = m.add("Where", seen, scores, m.constant(np.float32(-np.inf)))
+        else:
+            scores = m.add("Add", scores, m.add("Unsqueeze", away, ints(1)))
+        share = m.add("Softmax", scores, axis=-1)
+        share = m.add("Where", m.add("IsNaN", share), m.constant(np.float32(0)), share)
+        x = m.add("Add", x, m.add("MatMul", share, v))
+        x = m.add("Add", x, m.add("MatMul", m.add("Gelu", m.add("MatMul", x, m.weight(16, 32))), m.weight(32, 16)))
+    total = m.add("ReduceSum", m.add("Mul", x, m.add("Unsqueeze", floats, ints(-1))), ints(1), keepdims=0)
+    mean = m.add("Div", total, m.add("ReduceSum", floats, ints(1)))
+    m.nodes.append(helper.make_node("Gelu", [mean], ["sentence"], approximate="tanh"))
+    # Integers in and out.
+    m.nodes.append(helper.make_node("Div", [m.add("Sub", "words", ints(9)), ints(4)], ["quarters"]))
+    m.nodes.append(helper.make_node("Mod", [m.add("Sub", "words", ints(9)), ints(4)], ["rests"]))
+    whole = lambda name: (name, ["batch", 12], TensorProto.INT64)
+    m.save("sentence", [whole("words"), whole("mask"), whole("kinds")],
+           [("sentence", ["batch", 16]), whole("quarters"), whole("rests")], opset=20)
+
+
 def inputs_for(name, seed):
     rng = np.random.default_rng(seed)
     noise = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+    if name == "sentence":
+        mask = np.ones((1, 12), np.int64)
+        mask[0, 4 + 2 * seed :] = 0
+        return {"words": rng.integers(0, 50, (1, 12)), "mask": mask, "kinds": rng.integers(0, 2, (1, 12))}
     if name.startswith("image"):
         return {"image": noise(1, 3, 20, 17)}
     if name == "recurrent":
@@ -175,7 +216,7 @@ def golden(name):
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(FOLDER / f"{name}.onnx", options, providers=["CPUExecutionProvider"])
-    as_json = lambda tensor: {"shape": list(tensor.shape), "values": [float(f"{x:.9g}") for x in tensor.ravel()]}
+    as_json = lambda tensor: {"shape": list(tensor.shape), "values": [float(f"{x:.9g}") for x in tensor.ravel().tolist()]}
     runs = []
     for seed in range(4):
         inputs = inputs_for(name, seed)
@@ -189,7 +230,7 @@ def golden(name):
 
 
 def main():
-    image(), recurrent(), attention(), quantise()
+    image(), recurrent(), attention(), sentence(), quantise()
     for path in sorted(FOLDER.glob("*.onnx")):
         golden(path.stem)
     if len(sys.argv) > 1:

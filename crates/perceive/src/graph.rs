@@ -199,6 +199,8 @@ pub enum Unary {
     Square,
     Floor,
     Ceil,
+    /// To the next whole number towards zero.
+    Trunc,
     /// To the nearest whole number, ties to even.
     Round,
     Exp,
@@ -207,6 +209,8 @@ pub enum Unary {
     Cos,
     Tanh,
     Erf,
+    /// x times the share of the normal distribution below x.
+    Gelu,
     Sigmoid,
     /// log(1 + e^x).
     Softplus,
@@ -252,6 +256,13 @@ pub enum Binary {
     Max,
     /// The first, below zero multiplied by the second.
     PRelu,
+    // Truth values are 1 and 0.
+    Equal,
+    NotEqual,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
 }
 
 /// How many numbers become one.
@@ -379,6 +390,14 @@ pub enum Op {
         /// What stands where nothing is taken.
         fill: f32,
     },
+    /// Tensor and, as floats, indices of its dimension `axis`, in whose place their dimensions come. Negative ones count
+    /// from the end; what an index beyond it gives is not a number.
+    Gather {
+        /// Which dimension.
+        axis: usize,
+    },
+    /// Truth values, and two tensors: of the first where it is true (not 0), else of the second; all are broadcast.
+    Select,
     /// Tensors side by side along a dimension that they have.
     Concat {
         /// Which; negative is from the end.
@@ -432,6 +451,8 @@ impl Op {
             Op::MatMul => "BATCH_MATMUL",
             Op::Transpose { .. } => "TRANSPOSE",
             Op::Take { .. } => "TAKE",
+            Op::Gather { .. } => "GATHER",
+            Op::Select => "SELECT_V2",
             Op::Concat { .. } => "CONCATENATION",
             Op::Reduce { .. } => "REDUCE",
             Op::MaxPool2d { .. } => "MAX_POOL_2D",
@@ -453,6 +474,7 @@ impl Unary {
             Unary::Square => "SQUARE",
             Unary::Floor => "FLOOR",
             Unary::Ceil => "CEIL",
+            Unary::Trunc => "TRUNC",
             Unary::Round => "ROUND",
             Unary::Exp => "EXP",
             Unary::Log => "LOG",
@@ -460,6 +482,7 @@ impl Unary {
             Unary::Cos => "COS",
             Unary::Tanh => "TANH",
             Unary::Erf => "ERF",
+            Unary::Gelu => "GELU",
             Unary::Sigmoid => "LOGISTIC",
             Unary::Softplus => "SOFTPLUS",
             Unary::Softsign => "SOFTSIGN",
@@ -484,6 +507,12 @@ impl Binary {
             Binary::Min => "MINIMUM",
             Binary::Max => "MAXIMUM",
             Binary::PRelu => "PRELU",
+            Binary::Equal => "EQUAL",
+            Binary::NotEqual => "NOT_EQUAL",
+            Binary::Less => "LESS",
+            Binary::LessOrEqual => "LESS_EQUAL",
+            Binary::Greater => "GREATER",
+            Binary::GreaterOrEqual => "GREATER_EQUAL",
         }
     }
 }

@@ -145,6 +145,8 @@ impl<'g> Lowering<'g> {
             Op::MatMul => layers::matmul::matmul(self, node, place),
             Op::Transpose { perm } => layers::rearrange::transpose(self, node, place, perm),
             Op::Take { picks, fill } => layers::rearrange::take(self, node, place, picks, *fill),
+            Op::Gather { axis } => layers::choose::gather(self, node, place, *axis),
+            Op::Select => layers::choose::select(self, node, place),
             Op::Concat { axis } => layers::rearrange::concat(self, node, place, *axis),
             Op::Reduce { reduction, axes, keeps_dims } => {
                 layers::reduce::reduce(self, node, place, (*reduction, axes, *keeps_dims))

@@ -22,6 +22,8 @@ const MAX_NODES: usize = 1 << 16;
 pub struct Item {
     pub shape: Vec<usize>,
     pub data: Data,
+    /// ONNX's type of its elements ([`kind`]): data keeps all that are computed as floats or bytes.
+    pub kind: i64,
     /// Where it was bytes just before.
     pub bytes: Option<Rc<Bytes>>,
 }
@@ -29,7 +31,7 @@ pub struct Item {
 /// Its elements.
 #[derive(Clone, Debug)]
 pub enum Data {
-    /// Computed while the network runs: floats, or bytes.
+    /// Computed while the network runs: floats, which may stand for integers and truth values, or bytes.
     Active(TensorId),
     /// Known floats.
     Floats(Rc<[f32]>),
@@ -46,15 +48,20 @@ pub struct Bytes {
 
 impl Item {
     pub fn active(id: TensorId, shape: Vec<usize>) -> Item {
-        Item { shape, data: Data::Active(id), bytes: None }
+        Item { shape, data: Data::Active(id), kind: kind::FLOAT, bytes: None }
     }
 
     pub fn floats(shape: Vec<usize>, values: Vec<f32>) -> Item {
-        Item { shape, data: Data::Floats(values.into()), bytes: None }
+        Item { shape, data: Data::Floats(values.into()), kind: kind::FLOAT, bytes: None }
     }
 
     pub fn ints(shape: Vec<usize>, values: Vec<i64>) -> Item {
-        Item { shape, data: Data::Ints(values.into()), bytes: None }
+        Item { shape, data: Data::Ints(values.into()), kind: kind::INT64, bytes: None }
+    }
+
+    /// The same elements, of another type.
+    pub fn of_kind(self, kind: i64) -> Item {
+        Item { kind, ..self }
     }
 
     pub fn n_elements(&self) -> usize {
@@ -98,8 +105,6 @@ pub struct Builder<'s> {
     settings: &'s Settings,
     graph: Graph,
     pub names: HashMap<String, Item>,
-    /// Names of constants of signed bytes: a zero point's type says which bytes are meant.
-    pub signed_names: HashSet<String>,
     /// For each tensor as the file means it, channels first, the one with channels last that it was made from.
     twins: HashMap<TensorId, TensorId>,
     n_made: usize,
@@ -114,7 +119,6 @@ impl<'s> Builder<'s> {
             settings,
             graph,
             names: HashMap::new(),
-            signed_names: HashSet::new(),
             twins: HashMap::new(),
             n_made: 0,
             n_nodes: 0,
@@ -146,14 +150,12 @@ impl<'s> Builder<'s> {
                 .ok_or_else(|| Error::malformed(&place, "a dimension is negative"))?;
             if let Some(values) = self.settings.inputs.get(&input.name) {
                 let item = self.given(&shape, values, input.kind, &place)?;
-                if input.kind == kind::INT8 {
-                    self.signed_names.insert(input.name.clone());
-                }
-                self.names.insert(input.name.clone(), item);
+                self.names.insert(input.name.clone(), item.of_kind(input.kind));
                 continue;
             }
             let element_type = match input.kind {
-                kind::FLOAT => ElementType::F32,
+                // Whole numbers are given as floats.
+                kind::FLOAT | kind::INT64 | kind::INT32 | kind::BOOL => ElementType::F32,
                 kind::UINT8 | kind::INT8 => ElementType::I8,
                 other => {
                     let what = format!("elements of type {}; give its value beforehand", kind::name(other));
@@ -162,7 +164,7 @@ impl<'s> Builder<'s> {
             };
             let id = self.tensor(input.name.clone(), shape.clone(), element_type, &place)?;
             self.graph.inputs.push(id);
-            self.names.insert(input.name.clone(), Item::active(id, shape));
+            self.names.insert(input.name.clone(), Item::active(id, shape).of_kind(input.kind));
         }
         self.run(proto)?;
         for output in &proto.outputs {
@@ -205,9 +207,6 @@ impl<'s> Builder<'s> {
     fn initializers(&mut self, proto: &GraphProto<'_>) -> Result<(), Error> {
         for tensor in &proto.initializers {
             let item = constant(tensor, &format!("initializer {}", tensor.name))?;
-            if tensor.kind == kind::INT8 {
-                self.signed_names.insert(tensor.name.clone());
-            }
             self.names.insert(tensor.name.clone(), item);
         }
         Ok(())
@@ -229,10 +228,6 @@ impl<'s> Builder<'s> {
                 return Err(Error::unsupported(place, format!("an operator of {}", node.domain)));
             }
             let results = self.node(&mut scope, idx, &place)?;
-            let value = node.attributes.first().and_then(|attribute| attribute.tensor.as_ref());
-            if node.op == "Constant" && value.is_some_and(|value| value.kind == kind::INT8) {
-                self.signed_names.extend(node.outputs.first().cloned());
-            }
             for (output, item) in node.outputs.iter().zip(results) {
                 if !output.is_empty() {
                     self.names.insert(output.clone(), item);
@@ -304,7 +299,7 @@ impl<'s> Builder<'s> {
         self.graph.tensors.len() - 1
     }
 
-    /// An item as a tensor of the graph; integers become floats.
+    /// An item as a tensor of the graph; integers become floats, if floats have them.
     pub fn tensor_of(&mut self, item: &Item, place: &str) -> Result<TensorId, Error> {
         if item.shape.len() > MAX_DIMS {
             return Err(Error::unsupported(place, format!("{} dimensions", item.shape.len())));
@@ -312,7 +307,13 @@ impl<'s> Builder<'s> {
         let constant = match &item.data {
             Data::Active(id) => return Ok(*id),
             Data::Floats(values) => Constant::of_f32s(values),
-            Data::Ints(_) => return Err(Error::unsupported(place, "integers while the network runs")),
+            Data::Ints(values) => {
+                let floats: Vec<f32> = values.iter().map(|value| *value as f32).collect();
+                if floats.iter().zip(values.iter()).any(|(float, value)| *float as i64 != *value) {
+                    return Err(Error::unsupported(place, "integers beyond 2^24 while the network runs"));
+                }
+                Constant::of_f32s(&floats)
+            }
         };
         Ok(self.constant(item.shape.clone(), ElementType::F32, constant, None))
     }
@@ -712,6 +713,12 @@ fn whole(function: Binary, a: i64, b: i64) -> Option<i64> {
         Binary::Min => Some(a.min(b)),
         Binary::Max => Some(a.max(b)),
         Binary::Pow => a.checked_pow(u32::try_from(b).ok()?),
+        Binary::Equal => Some(i64::from(a == b)),
+        Binary::NotEqual => Some(i64::from(a != b)),
+        Binary::Less => Some(i64::from(a < b)),
+        Binary::LessOrEqual => Some(i64::from(a <= b)),
+        Binary::Greater => Some(i64::from(a > b)),
+        Binary::GreaterOrEqual => Some(i64::from(a >= b)),
         Binary::PRelu => None,
     }
 }
@@ -769,5 +776,5 @@ pub fn constant(tensor: &TensorProto<'_>, place: &str) -> Result<Item, Error> {
     if ints.len() != n {
         return Err(misfit(ints.len()));
     }
-    Ok(Item::ints(shape, ints))
+    Ok(Item::ints(shape, ints).of_kind(tensor.kind))
 }

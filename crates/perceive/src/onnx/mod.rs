@@ -1,9 +1,10 @@
 //! ONNX files into the same graph as TFLite's.
 //!
 //! Source: the operators' definitions of ONNX (onnx.ai/onnx/operators), versions 1 to 21. Shapes are fixed while reading:
-//! whatever a shape is computed from must be known then, by the file or by [`Settings`]. Integers and truth values are
-//! computed while reading, so branches (`If`) are chosen there, too; while the network runs there are floats, and bytes
-//! where it is quantised.
+//! whatever a shape is computed from must be known then, by the file or by [`Settings`]. Integers and truth values that are
+//! known are computed while reading, so branches (`If`) are chosen there, too; while the network runs there are floats, and
+//! bytes where it is quantised. Integers that are given then are floats, and truth values 1 and 0: whole numbers up to 2^24
+//! are exact, beyond that nothing is promised. What each is in the file, its [`Item`](builder::Item) remembers.
 //!
 //! ONNX has channels before rows and columns, the kernels have them last. Each convolution is put between two
 //! transpositions, and the tensor with channels last is remembered as the [`twin`](builder::Builder) of the one that the

@@ -4,9 +4,10 @@ use super::builder::{Builder, Data, Item, Scope, constant};
 use super::model::{NodeProto, kind};
 use crate::error::Error;
 use crate::graph::{Activation, Binary, Constant, ElementType, Op, Pick, Reduction, Unary};
+use crate::network::walk::broadcast;
 
 /// Operators that are read.
-pub const OPERATORS: [&str; 92] = [
+pub const OPERATORS: [&str; 98] = [
     "Abs",
     "Add",
     "And",
@@ -32,19 +33,24 @@ pub const OPERATORS: [&str; 92] = [
     "Flatten",
     "Floor",
     "Gather",
+    "GatherND",
+    "Gelu",
     "Gemm",
     "GlobalAveragePool",
     "GlobalMaxPool",
     "Greater",
+    "GreaterOrEqual",
     "HardSigmoid",
     "HardSwish",
     "Identity",
     "If",
     "InstanceNormalization",
+    "IsNaN",
     "LSTM",
     "LayerNormalization",
     "LeakyRelu",
     "Less",
+    "LessOrEqual",
     "Log",
     "LogSoftmax",
     "MatMul",
@@ -52,6 +58,7 @@ pub const OPERATORS: [&str; 92] = [
     "MaxPool",
     "Mean",
     "Min",
+    "Mod",
     "Mul",
     "Neg",
     "Not",
@@ -124,12 +131,24 @@ impl Inputs<'_> {
         match self.get(idx).map(|item| &item.data) {
             None => Ok(None),
             Some(Data::Ints(values)) => Ok(Some(values.to_vec())),
-            Some(_) => Err(Error::unsupported(self.place, format!("input {idx} computed while it runs"))),
+            Some(_) => Err(self.computed(idx)),
         }
+    }
+
+    /// An input must be known, and is not.
+    fn computed(&self, idx: usize) -> Error {
+        let what =
+            format!("input {idx} computed while it runs; give the integers that it follows from beforehand");
+        Error::unsupported(self.place, what)
     }
 
     fn need_ints(&self, idx: usize) -> Result<Vec<i64>, Error> {
         self.ints(idx)?.ok_or_else(|| Error::malformed(self.place, format!("input {idx} is left out")))
+    }
+
+    /// Known integers that are an input in newer versions, and were an attribute before.
+    fn ints_or(&self, idx: usize, node: &NodeProto<'_>, name: &str) -> Result<Option<Vec<i64>>, Error> {
+        Ok(self.ints(idx)?.or_else(|| node.ints(name).map(<[i64]>::to_vec)))
     }
 
     /// Known floats of one or more elements.
@@ -138,9 +157,7 @@ impl Inputs<'_> {
             None => Ok(None),
             Some(Data::Floats(values)) => Ok(Some(values.to_vec())),
             Some(Data::Ints(values)) => Ok(Some(values.iter().map(|value| *value as f32).collect())),
-            Some(Data::Active(_)) => {
-                Err(Error::unsupported(self.place, format!("input {idx} computed while it runs")))
-            }
+            Some(Data::Active(_)) => Err(self.computed(idx)),
         }
     }
 }
@@ -148,6 +165,22 @@ impl Inputs<'_> {
 impl Builder<'_> {
     /// The results of node `idx`.
     pub fn node(&mut self, scope: &mut Scope<'_>, idx: usize, place: &str) -> Result<Vec<Item>, Error> {
+        let kind = {
+            let node = &scope.nodes[idx];
+            let input = |idx: usize| node.inputs.get(idx).and_then(|name| self.names.get(name));
+            result_kind(node, |idx| input(idx).map(|item| item.kind))
+        };
+        let results = self.results(scope, idx, place)?;
+        Ok(results
+            .into_iter()
+            .map(|item| match kind {
+                Some(kind) => item.of_kind(kind),
+                None => item,
+            })
+            .collect())
+    }
+
+    fn results(&mut self, scope: &mut Scope<'_>, idx: usize, place: &str) -> Result<Vec<Item>, Error> {
         let node = &scope.nodes[idx];
         let find = |name: &String| match name.as_str() {
             "" => Ok(None),
@@ -200,6 +233,11 @@ impl Builder<'_> {
             for idx in 1..inputs.items.len() {
                 result = self.binary(&result, inputs.need(idx)?, function, place)?;
             }
+            if node.op == "Div" && is_whole(inputs.need(0)?.kind) && matches!(result.data, Data::Active(_)) {
+                // Exact as long as the numbers are: a quotient of floats is rounded up to a whole number only from nearer
+                // than numbers below 2^24 come.
+                result = self.unary(&result, Unary::Trunc, place)?;
+            }
             if node.op == "Mean" {
                 let share = Item::floats(vec![], vec![1.0 / inputs.items.len() as f32]);
                 result = self.binary(&result, &share, Binary::Mul, place)?;
@@ -208,13 +246,14 @@ impl Builder<'_> {
         }
         match node.op.as_str() {
             "Identity" | "Dropout" => {
-                if inputs.ints(2).is_ok_and(|training| training.is_some_and(|training| training != [0])) {
+                // Before version 12 there is no such input.
+                if inputs.ints(2)?.is_some_and(|training| training != [0]) {
                     return Err(Error::unsupported(place, "training"));
                 }
                 Ok(inputs.need(0)?.clone())
             }
             "Constant" => self.constant_node(node, place),
-            "Cast" => cast(node, inputs),
+            "Cast" => self.cast(node, inputs),
             "Shape" => {
                 let shape = &inputs.need(0)?.shape;
                 let len = shape.len() as i64;
@@ -262,12 +301,11 @@ impl Builder<'_> {
                 let n = self.make(usize::try_from(n).ok(), place)?;
                 Ok(Item::ints(vec![n], (0..n as i64).map(|i| start + i * step).collect()))
             }
-            "Equal" | "Less" | "Greater" | "And" | "Or" | "Xor" => self.compare(node, inputs),
-            "Not" => {
-                let item = inputs.need(0)?;
-                let values = inputs.need_ints(0)?;
-                Ok(Item::ints(item.shape.clone(), values.iter().map(|x| i64::from(*x == 0)).collect()))
-            }
+            "Mod" => self.modulo(node, inputs),
+            "Not" => self.binary(inputs.need(0)?, &Item::ints(vec![], vec![0]), Binary::Equal, place),
+            // What is not equal to itself.
+            "IsNaN" => self.binary(inputs.need(0)?, inputs.need(0)?, Binary::NotEqual, place),
+            "Gelu" => self.gelu(node, inputs),
             "Where" => self.choose_elements(inputs),
             "Reshape" => self.reshape_node(node, inputs),
             "Flatten" => {
@@ -304,9 +342,16 @@ impl Builder<'_> {
                 self.concat(&items, at, place)
             }
             "Slice" => self.slice(node, inputs),
+            "GatherND" => self.gather_nd(node, inputs),
             "Gather" => {
                 let item = inputs.need(0)?;
                 let at = axis(node.int("axis", 0), item.shape.len(), place)?;
+                if matches!(inputs.need(1)?.data, Data::Active(_)) {
+                    let ids = [self.tensor_of(item, place)?, self.tensor_of(inputs.need(1)?, place)?];
+                    let shape = [&item.shape[..at], &inputs.need(1)?.shape, &item.shape[at + 1..]].concat();
+                    let id = self.emit(Op::Gather { axis: at }, &ids, shape.clone(), place)?;
+                    return Ok(Item::active(id, shape));
+                }
                 let indices = indices(&inputs.need_ints(1)?, item.shape[at], place)?;
                 let mut shape = item.shape[..at].to_vec();
                 shape.extend(&inputs.need(1)?.shape);
@@ -317,7 +362,7 @@ impl Builder<'_> {
             "Expand" => {
                 let item = inputs.need(0)?;
                 let wanted = sizes(&inputs.need_ints(1)?, place)?;
-                let shape = crate::network::walk::broadcast(&item.shape, &wanted);
+                let shape = broadcast(&item.shape, &wanted);
                 let shape = shape.ok_or_else(|| {
                     Error::malformed(place, format!("shape {:?} to {wanted:?}", item.shape))
                 })?;
@@ -416,66 +461,142 @@ impl Builder<'_> {
         }
     }
 
-    fn compare(&mut self, node: &NodeProto<'_>, inputs: &Inputs<'_>) -> Result<Item, Error> {
-        let (a, b) = (inputs.need(0)?, inputs.need(1)?);
-        let (x, y) = (inputs.need_ints(0)?, inputs.need_ints(1)?);
-        // By subtraction, so that shapes are broadcast by one piece of code: sign and zero say all.
-        let small = |values: &[i64]| values.iter().all(|value| value.unsigned_abs() < 1 << 62);
-        if !small(&x) || !small(&y) {
-            return Err(Error::unsupported(inputs.place, "numbers beyond 2^62"));
+    /// Truth values as 1 and 0, or integers with the remainder's sign of the divisor, as Python has it.
+    fn modulo(&mut self, node: &NodeProto<'_>, inputs: &Inputs<'_>) -> Result<Item, Error> {
+        let (a, b, place) = (inputs.need(0)?, inputs.need(1)?, inputs.place);
+        if node.int("fmod", 0) != 0 || !is_whole(a.kind) {
+            return Err(Error::unsupported(place, "remainders of floats"));
         }
-        let is_logic = matches!(node.op.as_str(), "And" | "Or" | "Xor");
-        let truth = |item: &Item, values: &[i64]| {
-            Item::ints(item.shape.clone(), values.iter().map(|value| i64::from(*value != 0)).collect())
+        if let (Data::Ints(_), Data::Ints(divisors)) = (&a.data, &b.data)
+            && divisors.iter().all(|divisor| *divisor > 0)
+        {
+            // Towards zero first, then one more where that left a negative remainder.
+            let remainder = |builder: &mut Self, a: &Item| -> Result<Item, Error> {
+                let quotient = builder.binary(a, b, Binary::Div, place)?;
+                let whole = builder.binary(&quotient, b, Binary::Mul, place)?;
+                builder.binary(a, &whole, Binary::Sub, place)
+            };
+            let first = remainder(self, a)?;
+            let positive = self.binary(&first, b, Binary::Add, place)?;
+            return remainder(self, &positive);
+        }
+        let quotient = self.binary(a, b, Binary::Div, place)?;
+        let Data::Active(_) = quotient.data else {
+            return Err(Error::unsupported(place, "a divisor that is not positive"));
         };
-        let (a, b) = if is_logic { (truth(a, &x), truth(b, &y)) } else { (a.clone(), b.clone()) };
-        let function = match node.op.as_str() {
-            "And" => Binary::Mul,
-            "Or" => Binary::Max,
-            _ => Binary::Sub,
-        };
-        let result = self.binary(&a, &b, function, inputs.place)?;
-        let Data::Ints(values) = &result.data else {
-            return Err(Error::unsupported(inputs.place, "a comparison of floats"));
-        };
-        let test = |value: &i64| match node.op.as_str() {
-            "Equal" => *value == 0,
-            "Less" => *value < 0,
-            "Greater" => *value > 0,
-            _ => *value != 0,
-        };
-        Ok(Item::ints(result.shape.clone(), values.iter().map(|value| i64::from(test(value))).collect()))
+        let floor = self.unary(&quotient, Unary::Floor, place)?;
+        let whole = self.binary(&floor, b, Binary::Mul, place)?;
+        self.binary(a, &whole, Binary::Sub, place)
     }
 
-    /// `Where` with a known condition of one kind.
+    fn gelu(&mut self, node: &NodeProto<'_>, inputs: &Inputs<'_>) -> Result<Item, Error> {
+        let (item, place) = (inputs.need(0)?, inputs.place);
+        match node.text("approximate").unwrap_or("none") {
+            "none" | "" => self.unary(item, Unary::Gelu, place),
+            "tanh" => {
+                // x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))).
+                let number = |value: f32| Item::floats(vec![], vec![value]);
+                let squared = self.unary(item, Unary::Square, place)?;
+                let scaled = self.binary(&squared, &number(0.044_715), Binary::Mul, place)?;
+                let factor = self.binary(&scaled, &number(1.0), Binary::Add, place)?;
+                let inner = self.binary(item, &factor, Binary::Mul, place)?;
+                let inner = self.binary(&inner, &number(0.797_884_6), Binary::Mul, place)?;
+                let tanh = self.unary(&inner, Unary::Tanh, place)?;
+                let share = self.binary(&tanh, &number(1.0), Binary::Add, place)?;
+                let half = self.binary(item, &number(0.5), Binary::Mul, place)?;
+                self.binary(&half, &share, Binary::Mul, place)
+            }
+            other => Err(Error::unsupported(place, format!("the approximation {other}"))),
+        }
+    }
+
+    /// Elements or parts by known tuples of indices of the first dimensions.
+    fn gather_nd(&mut self, node: &NodeProto<'_>, inputs: &Inputs<'_>) -> Result<Item, Error> {
+        let (item, tuples, place) = (inputs.need(0)?, inputs.need(1)?, inputs.place);
+        if node.int("batch_dims", 0) != 0 {
+            return Err(Error::unsupported(place, "batches"));
+        }
+        let values = inputs.need_ints(1)?;
+        let Some((n, outer)) = tuples.shape.split_last().filter(|(n, _)| (1..=item.shape.len()).contains(*n))
+        else {
+            return Err(Error::malformed(place, format!("indices of shape {:?}", tuples.shape)));
+        };
+        let (first, rest) = item.shape.split_at(*n);
+        let mut picked = Vec::new();
+        for tuple in values.chunks_exact(*n) {
+            let mut at = 0;
+            for (idx, len) in tuple.iter().zip(first) {
+                at = at * len + axis(*idx, *len, place)?;
+            }
+            picked.push(Some(at));
+        }
+        self.make(Some(picked.len()), place)?;
+        let flat = self.reshape(item, [&[first.iter().product()], rest].concat(), place)?;
+        let parts = self.pick(&flat, 0, picked, place)?;
+        self.reshape(&parts, [outer, rest].concat(), place)
+    }
+
+    fn cast(&mut self, node: &NodeProto<'_>, inputs: &Inputs<'_>) -> Result<Item, Error> {
+        let (item, place) = (inputs.need(0)?, inputs.place);
+        let to = node.int("to", 0);
+        let values = |values: &[i64], f: &dyn Fn(i64) -> i64| {
+            Item::ints(item.shape.clone(), values.iter().map(|value| f(*value)).collect())
+        };
+        Ok(match (&item.data, to) {
+            (Data::Ints(values), kind::FLOAT) => {
+                Item::floats(item.shape.clone(), values.iter().map(|value| *value as f32).collect())
+            }
+            (Data::Ints(ints), kind::BOOL) => values(ints, &|value| i64::from(value != 0)),
+            (Data::Ints(_), kind::INT64 | kind::INT32) | (Data::Floats(_), kind::FLOAT) => item.clone(),
+            (Data::Floats(values), kind::INT64 | kind::INT32) => {
+                Item::ints(item.shape.clone(), values.iter().map(|value| *value as i64).collect())
+            }
+            (Data::Active(_), _) if !(is_whole(item.kind) || item.kind == kind::FLOAT) => {
+                return Err(Error::unsupported(place, format!("from {}", kind::name(item.kind))));
+            }
+            (Data::Active(_), kind::FLOAT) => item.clone(),
+            (Data::Active(_), kind::INT64 | kind::INT32) if is_whole(item.kind) => item.clone(),
+            (Data::Active(_), kind::INT64 | kind::INT32) => self.unary(item, Unary::Trunc, place)?,
+            (Data::Active(_), kind::BOOL) if item.kind == kind::BOOL => item.clone(),
+            (Data::Active(_), kind::BOOL) => {
+                self.binary(item, &Item::floats(vec![], vec![0.0]), Binary::NotEqual, place)?
+            }
+            _ => return Err(Error::unsupported(place, format!("to {}", kind::name(to)))),
+        })
+    }
+
+    /// `Where`; with a known condition, what it says.
     fn choose_elements(&mut self, inputs: &Inputs<'_>) -> Result<Item, Error> {
-        let condition = inputs.need_ints(0)?;
         let place = inputs.place;
-        let (a, b) = (inputs.need(1)?, inputs.need(2)?);
-        let shape = crate::network::walk::broadcast(&a.shape, &b.shape)
-            .and_then(|shape| crate::network::walk::broadcast(&shape, &inputs.need(0).ok()?.shape));
+        let (condition, a, b) = (inputs.need(0)?, inputs.need(1)?, inputs.need(2)?);
+        let shape = broadcast(&a.shape, &b.shape).and_then(|shape| broadcast(&shape, &condition.shape));
         let shape = shape.ok_or_else(|| Error::malformed(place, "shapes do not fit"))?;
-        if let (Data::Ints(x), Data::Ints(y)) = (&a.data, &b.data)
-            && [a, b].iter().all(|item| item.shape == shape)
-            && condition.len() == x.len()
-        {
-            {
-                let values = condition.iter().zip(x.iter().zip(y.iter()));
-                return Ok(Item::ints(
-                    shape,
-                    values.map(|(c, (x, y))| if *c != 0 { *x } else { *y }).collect(),
-                ));
+        if let Data::Ints(truths) = &condition.data {
+            let truths =
+                Item::ints(condition.shape.clone(), truths.iter().map(|x| i64::from(*x != 0)).collect());
+            if let (Data::Ints(_), Data::Ints(_)) = (&a.data, &b.data) {
+                // One of the two is 0.
+                let falses = self.binary(&truths, &Item::ints(vec![], vec![0]), Binary::Equal, place)?;
+                let chosen = self.binary(a, &truths, Binary::Mul, place)?;
+                let other = self.binary(b, &falses, Binary::Mul, place)?;
+                return self.binary(&chosen, &other, Binary::Add, place);
+            }
+            let Data::Ints(values) = &truths.data else { unreachable!("made of integers") };
+            let all = match (values.iter().all(|x| *x != 0), values.iter().all(|x| *x == 0)) {
+                (true, _) => Some(a),
+                (_, true) => Some(b),
+                _ => None,
+            };
+            if let Some(all) = all.filter(|all| all.shape == shape) {
+                return Ok(all.clone());
             }
         }
-        let chosen = match condition.iter().all(|c| *c != 0) {
-            true => a,
-            false if condition.iter().all(|c| *c == 0) => b,
-            false => return Err(Error::unsupported(place, "a choice of single elements")),
-        };
-        if chosen.shape != shape {
-            return Err(Error::unsupported(place, "a choice that is broadcast"));
+        let mut ids = Vec::new();
+        for item in [condition, a, b] {
+            ids.push(self.tensor_of(item, place)?);
         }
-        Ok(chosen.clone())
+        let id = self.emit(Op::Select, &ids, shape.clone(), place)?;
+        Ok(Item::active(id, shape))
     }
 
     /// `If`: the branch that is taken.
@@ -519,10 +640,7 @@ impl Builder<'_> {
 
     fn squeeze(&mut self, node: &NodeProto<'_>, inputs: &Inputs<'_>) -> Result<Item, Error> {
         let (item, place) = (inputs.need(0)?, inputs.place);
-        let axes = match inputs.ints(1)? {
-            Some(axes) => Some(axes),
-            None => node.ints("axes").map(<[i64]>::to_vec),
-        };
+        let axes = inputs.ints_or(1, node, "axes")?;
         let shape: Vec<usize> = if node.op == "Squeeze" {
             let gone = match axes {
                 Some(axes) => {
@@ -557,13 +675,12 @@ impl Builder<'_> {
     fn slice(&mut self, node: &NodeProto<'_>, inputs: &Inputs<'_>) -> Result<Item, Error> {
         let (item, place) = (inputs.need(0)?, inputs.place);
         let n_dims = item.shape.len();
-        let from = |idx: usize, name: &str| -> Result<Option<Vec<i64>>, Error> {
-            Ok(inputs.ints(idx)?.or_else(|| node.ints(name).map(<[i64]>::to_vec)))
-        };
-        let (Some(starts), Some(ends)) = (from(1, "starts")?, from(2, "ends")?) else {
+        let (Some(starts), Some(ends)) =
+            (inputs.ints_or(1, node, "starts")?, inputs.ints_or(2, node, "ends")?)
+        else {
             return Err(Error::malformed(place, "it has no starts or ends"));
         };
-        let axes = from(3, "axes")?.unwrap_or_else(|| (0..starts.len() as i64).collect());
+        let axes = inputs.ints_or(3, node, "axes")?.unwrap_or_else(|| (0..starts.len() as i64).collect());
         let steps = inputs.ints(4)?.unwrap_or_else(|| vec![1; starts.len()]);
         if [ends.len(), axes.len(), steps.len()] != [starts.len(); 3] {
             return Err(Error::malformed(place, "starts, ends, axes and steps are not as many"));
@@ -599,7 +716,7 @@ impl Builder<'_> {
         let (item, place) = (inputs.need(0)?, inputs.place);
         let at = axis(node.int("axis", 0), item.shape.len(), place)?;
         let len = item.shape[at];
-        let given = inputs.ints(1)?.or_else(|| node.ints("split").map(<[i64]>::to_vec));
+        let given = inputs.ints_or(1, node, "split")?;
         let lens = match given {
             Some(lens) => sizes(&lens, place)?,
             None => {
@@ -624,7 +741,7 @@ impl Builder<'_> {
     fn pad(&mut self, node: &NodeProto<'_>, inputs: &Inputs<'_>) -> Result<Item, Error> {
         let (item, place) = (inputs.need(0)?, inputs.place);
         let n_dims = item.shape.len();
-        let pads = inputs.ints(1)?.or_else(|| node.ints("pads").map(<[i64]>::to_vec));
+        let pads = inputs.ints_or(1, node, "pads")?;
         let pads = pads.ok_or_else(|| Error::malformed(place, "it has no pads"))?;
         let axes: Vec<usize> = match inputs.ints(3)? {
             Some(axes) => axes.iter().map(|at| axis(*at, n_dims, place)).collect::<Result<_, _>>()?,
@@ -725,7 +842,7 @@ impl Builder<'_> {
         if k != *rows {
             return Err(misfit());
         }
-        let mut shape = crate::network::walk::broadcast(a_batch, b_batch).ok_or_else(misfit)?;
+        let mut shape = broadcast(a_batch, b_batch).ok_or_else(misfit)?;
         shape.extend([m, n]);
         let product = match (&row.data, &column.data) {
             (Data::Active(id), Data::Floats(_)) if column.shape.len() == 2 => {
@@ -854,7 +971,7 @@ impl Builder<'_> {
     fn reduce_node(&mut self, node: &NodeProto<'_>, inputs: &Inputs<'_>) -> Result<Item, Error> {
         let (item, place) = (inputs.need(0)?, inputs.place);
         let n_dims = item.shape.len();
-        let axes = inputs.ints(1)?.or_else(|| node.ints("axes").map(<[i64]>::to_vec)).unwrap_or_default();
+        let axes = inputs.ints_or(1, node, "axes")?.unwrap_or_default();
         if axes.is_empty() && node.int("noop_with_empty_axes", 0) != 0 {
             return Ok(item.clone());
         }
@@ -866,6 +983,9 @@ impl Builder<'_> {
         let keeps_dims = node.int("keepdims", 1) != 0;
         let (reduction, before, after) = match node.op.as_str() {
             "ReduceSum" => (Reduction::Sum, None, None),
+            "ReduceMean" if is_whole(item.kind) => {
+                return Err(Error::unsupported(place, "means of integers"));
+            }
             "ReduceMean" => (Reduction::Mean, None, None),
             "ReduceMax" => (Reduction::Max, None, None),
             "ReduceMin" => (Reduction::Min, None, None),
@@ -1045,27 +1165,41 @@ fn binary(op: &str) -> Option<Binary> {
         "Min" => Binary::Min,
         "Max" => Binary::Max,
         "PRelu" => Binary::PRelu,
+        "Equal" => Binary::Equal,
+        "Less" => Binary::Less,
+        "LessOrEqual" => Binary::LessOrEqual,
+        "Greater" => Binary::Greater,
+        "GreaterOrEqual" => Binary::GreaterOrEqual,
+        // Of truth values.
+        "And" => Binary::Mul,
+        "Or" => Binary::Max,
+        "Xor" => Binary::NotEqual,
         _ => return None,
     })
 }
 
-fn cast(node: &NodeProto<'_>, inputs: &Inputs<'_>) -> Result<Item, Error> {
-    let item = inputs.need(0)?;
-    let to = node.int("to", 0);
-    Ok(match (&item.data, to) {
-        (Data::Active(_), kind::FLOAT) | (Data::Floats(_), kind::FLOAT) => item.clone(),
-        (Data::Ints(values), kind::FLOAT) => {
-            Item::floats(item.shape.clone(), values.iter().map(|value| *value as f32).collect())
+/// Whether elements of this type are integers or truth values.
+fn is_whole(kind: i64) -> bool {
+    matches!(kind, kind::INT64 | kind::INT32 | kind::BOOL)
+}
+
+/// The type of a node's results, as ONNX defines it, where that is not the type of what was computed; `input` gives the type
+/// of an input.
+fn result_kind(node: &NodeProto<'_>, input: impl Fn(usize) -> Option<i64>) -> Option<i64> {
+    match node.op.as_str() {
+        "Cast" => Some(node.int("to", kind::FLOAT)),
+        "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" | "And" | "Or" | "Xor" | "Not"
+        | "IsNaN" => Some(kind::BOOL),
+        "Where" => input(1),
+        "QuantizeLinear" => Some(input(2).unwrap_or(kind::UINT8)),
+        "QLinearConv" | "QLinearMatMul" => input(7).or(input(0)),
+        "ConstantOfShape" => {
+            node.attribute("value").and_then(|attribute| attribute.tensor.as_ref()).map(|tensor| tensor.kind)
         }
-        (Data::Ints(values), kind::BOOL) => {
-            Item::ints(item.shape.clone(), values.iter().map(|value| i64::from(*value != 0)).collect())
-        }
-        (Data::Ints(_), kind::INT64 | kind::INT32) => item.clone(),
-        (Data::Floats(values), kind::INT64 | kind::INT32) => {
-            Item::ints(item.shape.clone(), values.iter().map(|value| *value as i64).collect())
-        }
-        _ => return Err(Error::unsupported(inputs.place, format!("to {}", kind::name(to)))),
-    })
+        // Made of nothing, or of shapes; branches know their own.
+        "Constant" | "Shape" | "Size" | "If" | "DequantizeLinear" => None,
+        _ => input(0),
+    }
 }
 
 /// A dimension, counted from the end where it is negative.

@@ -7,16 +7,17 @@ use std::rc::Rc;
 
 use super::builder::{Builder, Bytes, Data, Item, Scope};
 use super::convolution::{Windows, kernels, weight_shape};
-use super::model::NodeProto;
+use super::model::{NodeProto, kind};
 use super::operators::axis;
 use crate::error::Error;
 use crate::graph::{Activation, Constant, ElementType, Op, Quantization, TensorId};
 
-/// Scales and zero points of a tensor, from two inputs of a node. The zero point's type is not kept: unsigned ones are told
-/// by the values beside them.
+/// Scales and zero points of a tensor, from two inputs of a node.
 struct Affine {
     scales: Vec<f32>,
     zeros: Vec<i64>,
+    /// What the zero point's type says of the bytes; `None` where it is left out.
+    is_signed: Option<bool>,
 }
 
 fn affine(scale: Option<&Item>, zero: Option<&Item>, place: &str) -> Result<Affine, Error> {
@@ -35,16 +36,18 @@ fn affine(scale: Option<&Item>, zero: Option<&Item>, place: &str) -> Result<Affi
             format!("{} scales and {} zero points", scales.len(), zeros.len()),
         ));
     }
-    Ok(Affine { scales: scales.to_vec(), zeros })
+    let is_signed = zero.map(|zero| zero.kind == kind::INT8);
+    Ok(Affine { scales: scales.to_vec(), zeros, is_signed })
 }
 
 impl Affine {
-    /// Of an activation whose bytes are unsigned or not.
-    fn activation(&self, is_unsigned: bool, place: &str) -> Result<Quantization, Error> {
+    /// Of an activation, `usual` being its bytes' type where there is no zero point to tell.
+    fn activation(&self, usual: i64, place: &str) -> Result<Quantization, Error> {
         let ([scale], [zero]) = (self.scales.as_slice(), self.zeros.as_slice()) else {
             return Err(Error::unsupported(place, "activations with several scales"));
         };
-        let zero = if is_unsigned { zero - 128 } else { *zero };
+        let is_signed = self.is_signed.unwrap_or(usual == kind::INT8);
+        let zero = if is_signed { *zero } else { zero.saturating_sub(128) };
         let zero = i8::try_from(zero).map_err(|_| Error::malformed(place, format!("zero point {zero}")))?;
         Ok(Quantization { scales: vec![*scale], zeros: vec![zero.into()], axis: 0 })
     }
@@ -71,13 +74,12 @@ impl Builder<'_> {
             return Err(Error::unsupported(place, "scales for blocks"));
         }
         if node.op == "QuantizeLinear" {
-            // Unsigned is the default, and what the zero point of the usual exporters says.
-            let to = affine.activation(self.is_unsigned(node.inputs.get(2)), place)?;
+            let to = affine.activation(kind::UINT8, place)?;
             return self.bytes_of(item, to, place);
         }
         match &item.data {
             Data::Active(id) => {
-                self.settle(*id, &affine, node.inputs.get(2), place)?;
+                self.settle(*id, &affine, item.kind, place)?;
                 let quantization = self.graph().tensors[*id].quantization.clone();
                 let result = self.emit(Op::Dequantize, &[*id], item.shape.clone(), place)?;
                 let mut floats = Item::active(result, item.shape.clone());
@@ -114,26 +116,15 @@ impl Builder<'_> {
     }
 
     /// Gives an input of bytes the scale with which it is used.
-    fn settle(
-        &mut self,
-        id: TensorId,
-        affine: &Affine,
-        zero: Option<&String>,
-        place: &str,
-    ) -> Result<(), Error> {
+    fn settle(&mut self, id: TensorId, affine: &Affine, kind: i64, place: &str) -> Result<(), Error> {
         if self.element_type(id) != ElementType::I8 {
             return Err(Error::malformed(place, "floats where bytes should be"));
         }
         if self.graph().tensors[id].quantization.is_none() {
-            let quantization = affine.activation(self.is_unsigned(zero), place)?;
+            let quantization = affine.activation(kind, place)?;
             self.quantize(id, quantization);
         }
         Ok(())
-    }
-
-    /// Whether a zero point is unsigned, as all are that are left out.
-    fn is_unsigned(&self, zero: Option<&String>) -> bool {
-        zero.is_none_or(|name| !self.signed_names.contains(name))
     }
 
     /// A layer whose inputs have just become floats and whose result becomes bytes at once, as one on bytes; `None` if
@@ -172,7 +163,8 @@ impl Builder<'_> {
         }
         let known = |idx: usize| last.inputs.get(idx).and_then(|name| self.names.get(name));
         let Ok(to) = affine(known(1), known(2), place) else { return Ok(None) };
-        let Ok(to) = to.activation(self.is_unsigned(last.inputs.get(2)), place) else { return Ok(None) };
+        let result_kind = if to.is_signed == Some(true) { kind::INT8 } else { kind::UINT8 };
+        let Ok(to) = to.activation(kind::UINT8, place) else { return Ok(None) };
         let from = a_bytes.quantization.clone();
         let bias = match inputs.get(2) {
             Some(Some(Item { data: Data::Floats(bias), .. })) => Some(bias.to_vec()),
@@ -221,6 +213,7 @@ impl Builder<'_> {
             _ => return Ok(None),
         };
         // The result stands for what the last of the nodes gives.
+        let result = result.of_kind(result_kind);
         let name = last.outputs.first().cloned().unwrap_or_default();
         self.names.insert(name, result.clone());
         scope.done.extend(taken);
@@ -401,13 +394,13 @@ impl Builder<'_> {
         let floats = self.as_floats(node, inputs, (&from, &by), place)?;
         if floats.is_none() {
             let Data::Active(id) = input.data else { return Err(Error::unsupported(place, constant)) };
-            self.settle(id, &from, node.inputs.get(2), place)?;
+            self.settle(id, &from, input.kind, place)?;
         }
-        let to = to.activation(self.is_unsigned(node.inputs.get(7)), place)?;
+        let to = to.activation(input.kind, place)?;
         match floats {
             Some(floats) => Ok(Qlinear::Floats(floats, to)),
             None => {
-                let from = from.activation(self.is_unsigned(node.inputs.get(2)), place)?;
+                let from = from.activation(input.kind, place)?;
                 Ok(Qlinear::Bytes { input, weights, by, scales: [from, to] })
             }
         }
@@ -446,7 +439,7 @@ impl Builder<'_> {
         if is_matrix && signed(values, &by.zeros, |i| channel(i) % n_zeros).is_some() {
             return Ok(None);
         }
-        self.settle(*id, from, node.inputs.get(2), place)?;
+        self.settle(*id, from, input.kind, place)?;
         let image = self.emit(Op::Dequantize, &[*id], input.shape.clone(), place)?;
         let float = |(i, value): (usize, &i64)| {
             by.scales[channel(i) % n_scales] * (value - by.zeros[channel(i) % n_zeros]) as f32

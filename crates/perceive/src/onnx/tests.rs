@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::model::kind;
 use super::{Settings, read};
 use crate::error::Error;
 use crate::graph::Graph;
@@ -46,8 +47,13 @@ fn node(op: &str, inputs: &[&str], output: &str, attributes: &[Vec<u8>]) -> Vec<
 
 /// An input or output of floats.
 fn value(number: u64, name: &str, shape: &[i64]) -> Vec<u8> {
+    typed(number, name, shape, kind::FLOAT)
+}
+
+/// An input or output.
+fn typed(number: u64, name: &str, shape: &[i64], kind: i64) -> Vec<u8> {
     let dims: Vec<u8> = shape.iter().flat_map(|dim| field(1, &int(1, *dim))).collect();
-    let kind = field(1, &[int(1, 1), field(2, &dims)].concat());
+    let kind = field(1, &[int(1, kind), field(2, &dims)].concat());
     field(number, &[field(1, name.as_bytes()), field(2, &kind)].concat())
 }
 
@@ -55,6 +61,11 @@ fn value(number: u64, name: &str, shape: &[i64]) -> Vec<u8> {
 fn weights(name: &str, values: &[i64]) -> Vec<u8> {
     let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     field(5, &[int(1, values.len() as i64), int(2, 7), field(8, name.as_bytes()), field(9, &raw)].concat())
+}
+
+/// A single number among the weights.
+fn number(name: &str, kind: i64, raw: &[u8]) -> Vec<u8> {
+    field(5, &[int(2, kind), field(8, name.as_bytes()), field(9, raw)].concat())
 }
 
 fn model(graph: &[Vec<u8>]) -> Vec<u8> {
@@ -86,7 +97,7 @@ fn another_file() {
 
 #[test]
 fn damage_anywhere_is_an_error_or_another_network() {
-    for name in ["image.onnx", "image_qdq.onnx", "recurrent.onnx", "attention.onnx"] {
+    for name in ["image.onnx", "image_qdq.onnx", "recurrent.onnx", "attention.onnx", "sentence.onnx"] {
         let whole = file(name);
         for n in (0..whole.len()).step_by(5) {
             let _ = read_bytes(&whole[..n]);
@@ -160,6 +171,59 @@ fn graphs_within_graphs_without_end() {
         graph = node("If", &["c"], "y", &[branch]);
     }
     refused(&[graph], "deep");
+}
+
+/// Zero points of the graph's activations of bytes.
+fn zeros(graph: &[Vec<u8>]) -> Vec<i32> {
+    let graph = read_bytes(&model(graph)).unwrap();
+    let computed = graph.tensors.iter().filter(|tensor| tensor.constant.is_none());
+    computed.filter_map(|tensor| Some(tensor.quantization.as_ref()?.zeros[0])).collect()
+}
+
+#[test]
+fn types_say_whether_bytes_are_signed() {
+    let (x, y, scale) = (value(11, "x", &[2]), value(12, "y", &[2]), number("s", 1, &0.5f32.to_le_bytes()));
+    let there_and_back = [
+        node("QuantizeLinear", &["x", "s", "z"], "q", &[]),
+        node("DequantizeLinear", &["q", "s", "z"], "y", &[]),
+    ]
+    .concat();
+    for (kind, zero) in [(kind::INT8, 5), (kind::UINT8, 5 - 128)] {
+        let point = number("z", kind, &[5]);
+        assert_eq!(zeros(&[x.clone(), y.clone(), scale.clone(), point, there_and_back.clone()]), [zero]);
+        // However the zero point came by its name.
+        let point = [number("first", kind, &[5]), node("Identity", &["first"], "z", &[])].concat();
+        assert_eq!(zeros(&[x.clone(), y.clone(), scale.clone(), point, there_and_back.clone()]), [zero]);
+    }
+    // Without a zero point, the bytes' own type.
+    let back = node("DequantizeLinear", &["b", "s"], "y", &[]);
+    for (kind, zero) in [(kind::INT8, 0), (kind::UINT8, -128)] {
+        let bytes = typed(11, "b", &[2], kind);
+        assert_eq!(zeros(&[bytes, y.clone(), scale.clone(), back.clone()]), [zero]);
+    }
+    let there = [node("QuantizeLinear", &["x", "s"], "b", &[]), back].concat();
+    assert_eq!(zeros(&[x, y, scale, there]), [-128], "unsigned where nothing says otherwise");
+}
+
+#[test]
+fn whole_numbers_while_it_runs() {
+    let (words, table) = (typed(11, "words", &[4], kind::INT64), value(11, "table", &[3, 2]));
+    let gather = node("Gather", &["table", "words"], "y", &[]);
+    let graph = read_bytes(&model(&[words.clone(), table, value(12, "y", &[4, 2]), gather])).unwrap();
+    let mut network = Network::new(&graph, &Options::default()).unwrap();
+    network.set_input(0, &[2.0, -3.0, 3.0, -4.0]).unwrap();
+    network.set_input(1, &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]).unwrap();
+    network.run();
+    let mut rows = [0.0; 8];
+    network.output(0, &mut rows).unwrap();
+    assert_eq!(rows[..4], [4.0, 5.0, 0.0, 1.0]);
+    assert!(rows[4..].iter().all(|x| x.is_nan()), "indices beyond the table: {rows:?}");
+    // What a shape follows from must be known.
+    let y = typed(12, "y", &[1], kind::FLOAT);
+    refused(&[words.clone(), y.clone(), node("ConstantOfShape", &["words"], "y", &[])], "beforehand");
+    // Floats have every whole number up to 2^24 only.
+    let sum = node("Add", &["words", "n"], "y", &[]);
+    refused(&[words, y, weights("n", &[(1 << 24) + 1]), sum], "beyond 2^24");
 }
 
 #[test]

@@ -247,6 +247,8 @@ fn node(table: &Table<'_>, codes: &[Table<'_>], idx: usize, n_tensors: usize) ->
         Op::Binary(_) | Op::MatMul => (2, 2),
         // Only readers of other formats make these.
         Op::Transpose { .. } | Op::Take { .. } | Op::Reduce { .. } | Op::Lstm => (1, 1),
+        Op::Gather { .. } => (2, 2),
+        Op::Select => (3, 3),
     };
     // Only a last input may be left out, and none of those that must be there.
     let n_given = inputs.iter().take_while(|input| input.is_some()).count();

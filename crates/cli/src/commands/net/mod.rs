@@ -71,7 +71,8 @@ pub(super) struct NetworkArgs {
     /// Bytes that weights and activations may take, MiB
     #[arg(long, default_value_t = 1024, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
-    /// What an ONNX file leaves open: the size of a named dimension, or an integer input's value
+    /// What an ONNX file leaves open: the size of a named dimension, or the value of an
+    /// input that is always the same, such as a sample rate
     #[arg(long = "set", value_name = "NAME=NUMBER,...", value_parser = setting)]
     settings: Vec<(String, Vec<f64>)>,
 }

@@ -27,7 +27,8 @@ Examples:
   edgeward net run keyword.tflite many.bin --json
   edgeward net run keyword.tflite - --output answers.bin < many.bin
 
-An input is the network's elements (int8 or float32, little-endian), and nothing else; a network with
+An input is the network's elements (int8 or float32, little-endian), and nothing else; what an ONNX file
+wants as integers is given as float32, too. A network with
 several inputs takes them one after the other. A file may hold many: each is answered in turn.")]
 pub struct Args {
     /// A TFLite or ONNX file

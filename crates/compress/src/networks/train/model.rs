@@ -329,7 +329,8 @@ impl Values<'_, '_> {
                     Binary::Div => a.broadcast_div(&b)?,
                     Binary::Min => a.broadcast_minimum(&b)?,
                     Binary::Max => a.broadcast_maximum(&b)?,
-                    Binary::Pow | Binary::PRelu => return Err(Error::untrainable(place)),
+                    // What is left has no derivative, or none that was needed.
+                    _ => return Err(Error::untrainable(place)),
                 }
             }
             Op::Transpose { perm } if perm.first() == Some(&0) => input()?.permute(perm.as_slice())?,

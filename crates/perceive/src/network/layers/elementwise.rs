@@ -70,6 +70,7 @@ impl Unary {
             Unary::Square => run.each(|x| x * x),
             Unary::Floor => run.each(f32::floor),
             Unary::Ceil => run.each(f32::ceil),
+            Unary::Trunc => run.each(f32::trunc),
             Unary::Round => run.each(f32::round_ties_even),
             Unary::Exp => run.each(libm::expf),
             Unary::Log => run.each(libm::logf),
@@ -77,6 +78,9 @@ impl Unary {
             Unary::Cos => run.each(libm::cosf),
             Unary::Tanh => run.each(libm::tanhf),
             Unary::Erf => run.each(libm::erff),
+            Unary::Gelu => {
+                run.each(|x| 0.5 * x * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2)));
+            }
             Unary::Sigmoid => run.each(sigmoid),
             // log(1 + e^x), without overflow.
             Unary::Softplus => run.each(|x| x.max(0.0) + libm::log1pf(libm::expf(-x.abs()))),
@@ -88,6 +92,12 @@ impl Unary {
             Unary::HardSwish => run.each(|x| x * (x / 6.0 + 0.5).clamp(0.0, 1.0)),
         }
     }
+}
+
+/// 1 or 0.
+#[inline]
+fn truth(is_true: bool) -> f32 {
+    if is_true { 1.0 } else { 0.0 }
 }
 
 /// 1 / (1 + e^-x).
@@ -178,6 +188,12 @@ impl Vectorized for BinaryTask<'_> {
             Binary::Min => self.each(|a, b| if a < b || a.is_nan() { a } else { b }),
             Binary::Max => self.each(|a, b| if a > b || a.is_nan() { a } else { b }),
             Binary::PRelu => self.each(|x, slope| if x < 0.0 { slope * x } else { x }),
+            Binary::Equal => self.each(|a, b| truth(a == b)),
+            Binary::NotEqual => self.each(|a, b| truth(a != b)),
+            Binary::Less => self.each(|a, b| truth(a < b)),
+            Binary::LessOrEqual => self.each(|a, b| truth(a <= b)),
+            Binary::Greater => self.each(|a, b| truth(a > b)),
+            Binary::GreaterOrEqual => self.each(|a, b| truth(a >= b)),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! How each operator becomes steps: shapes and types are checked, a kernel is chosen, weights are laid out.
 
+pub mod choose;
 pub mod conv;
 pub mod convert;
 pub mod elementwise;
