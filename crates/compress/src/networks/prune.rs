@@ -137,49 +137,43 @@ fn narrower(
         of_space.sort_by(|a, b| b.0.total_cmp(&a.0));
         costs.push(of_space);
     }
-    let mut kept: Vec<Vec<bool>> = spaces.iter().map(|(_, n)| vec![true; *n]).collect();
+    // Of each space the channels that are left, in order.
+    let mut left: Vec<Vec<usize>> = spaces.iter().map(|(_, n)| (0..*n).collect()).collect();
     let mut result = graph.clone();
-    while multiplications(&result) > most {
-        let mut best: Option<(f64, usize, Graph)> = None;
-        for (idx, of_space) in costs.iter().enumerate() {
+    loop {
+        let n_now = multiplications(&result);
+        if n_now <= most {
+            return Ok(result);
+        }
+        let channels = Channels::of(&result);
+        let mut best: Option<(f64, usize, usize, Graph)> = None;
+        for (idx, (space, _)) in channels.free().into_iter().enumerate() {
+            let of_space = &costs[idx];
             let Some(n) = limits[idx].next(of_space.len().max(1)) else { continue };
             let group = &of_space[of_space.len() - n..];
-            let mut tried = kept.clone();
-            group.iter().for_each(|(_, channel)| tried[idx][*channel] = false);
-            let without = with_channels(graph, &tried);
-            let saved = multiplications(&result).saturating_sub(multiplications(&without)).max(1);
+            let goes = |channel: &usize| group.iter().any(|(_, other)| other == channel);
+            let keeps: Vec<bool> = left[idx].iter().map(|channel| !goes(channel)).collect();
+            let without = channels.keep(&result, space, &keeps);
+            let saved = n_now.saturating_sub(multiplications(&without)).max(1);
             let cost = group.iter().map(|(cost, _)| cost).sum::<f64>() / saved as f64;
             if best.as_ref().is_none_or(|(least, ..)| cost < *least) {
-                best = Some((cost, idx, without));
+                best = Some((cost, idx, n, without));
             }
         }
-        let Some((_, idx, without)) = best else {
-            let share = multiplications(&result) as f64 / multiplications(graph) as f64;
+        let Some((_, idx, n, without)) = best else {
+            let share = n_now as f64 / multiplications(graph) as f64;
             return Err(Error::Unsupported(format!(
                 "no more than {:.0} % of its multiplications can be left out, its layers would become too narrow: ask for \
                  less",
                 (1.0 - share) * 100.0
             )));
         };
-        let n = limits[idx].next(costs[idx].len()).expect("the group that was tried");
-        let left = costs[idx].len() - n;
-        for (_, channel) in costs[idx].drain(left..) {
-            kept[idx][channel] = false;
+        let n_left = costs[idx].len() - n;
+        for (_, channel) in costs[idx].drain(n_left..) {
+            left[idx].retain(|other| *other != channel);
         }
         result = without;
     }
-    Ok(result)
-}
-
-/// `graph` with only those channels of each of its spaces that are true.
-fn with_channels(graph: &Graph, kept: &[Vec<bool>]) -> Graph {
-    let mut result = graph.clone();
-    for (idx, keeps) in kept.iter().enumerate().filter(|(_, keeps)| keeps.contains(&false)) {
-        // Each step numbers tensors anew.
-        let channels = Channels::of(&result);
-        result = channels.keep(&result, channels.free()[idx].0, keeps);
-    }
-    result
 }
 
 #[cfg(test)]

@@ -222,6 +222,8 @@ struct Split {
 struct Open {
     node: usize,
     members: Vec<u32>,
+    /// Of the members' slopes.
+    sum: Slope,
     split: Option<Split>,
 }
 
@@ -253,8 +255,7 @@ impl Grower<'_> {
             leaves.push(self.open(child, first));
             leaves.push(self.open(other, second));
         }
-        for Open { node, members, .. } in leaves {
-            let sum = self.sum(&members);
+        for Open { node, members, sum, .. } in leaves {
             let value = (-sum.first / (sum.second + REGULARISATION) * self.options.learning_rate) as f32;
             tree.numbers[node] = value;
             on_leaf(&members, f64::from(value));
@@ -272,7 +273,8 @@ impl Grower<'_> {
     }
 
     fn open(&self, node: usize, members: Vec<u32>) -> Open {
-        let Slope { first, second } = self.sum(&members);
+        let sum = self.sum(&members);
+        let Slope { first, second } = sum;
         let worth = |first: f64, second: f64| first * first / (second + REGULARISATION);
         let mut best: Option<Split> = None;
         for (feature, edges) in self.binned.edges.iter().enumerate() {
@@ -300,6 +302,6 @@ impl Grower<'_> {
                 }
             }
         }
-        Open { node, members, split: best }
+        Open { node, members, sum, split: best }
     }
 }

@@ -110,11 +110,12 @@ fn suppress(mut found: Vec<Detection>) -> Vec<Detection> {
     found.sort_by(|a, b| b.score.total_cmp(&a.score));
     let mut kept = Vec::new();
     while let Some(best) = found.first().copied() {
-        let same: Vec<Detection> = found
-            .iter()
-            .filter(|other| other.class == best.class && best.overlap(other) > MAX_OVERLAP)
-            .copied()
-            .collect();
+        // The best is there in any case, even where it covers nothing.
+        let (mut same, others): (Vec<Detection>, Vec<Detection>) = found
+            .drain(1..)
+            .partition(|other| other.class == best.class && best.overlap(other) > MAX_OVERLAP);
+        same.insert(0, best);
+        found = others;
         let weight: f32 = same.iter().map(|other| other.score).sum();
         let mean = |edge: fn(&Detection) -> f32| {
             if weight > 0.0 {
@@ -129,13 +130,6 @@ fn suppress(mut found: Vec<Detection>) -> Vec<Detection> {
             right: mean(|d| d.right),
             bottom: mean(|d| d.bottom),
             ..best
-        });
-        // The best goes in any case, even where it covers nothing.
-        let mut is_first = true;
-        found.retain(|other| {
-            let goes = std::mem::take(&mut is_first)
-                || other.class == best.class && best.overlap(other) > MAX_OVERLAP;
-            !goes
         });
     }
     kept

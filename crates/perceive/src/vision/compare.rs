@@ -109,26 +109,29 @@ impl Comparison {
         let (reference, image) = (white(reference), white(image));
         let most = self.max_shift.min((width.min(height) - 1) / 2) as isize;
         let shifts = (-most..=most).flat_map(|dy| (-most..=most).map(move |dx| (dx, dy)));
-        let differ = |(dx, dy): (isize, isize)| {
-            let mut bits = vec![false; width * height];
-            // What the moved reference does not cover does not differ.
+        // Calls `found` for each pixel that differs; what the moved reference does not cover does not.
+        let differ = |(dx, dy): (isize, isize), found: &mut dyn FnMut(usize)| {
             let kept =
                 |len: usize, by: isize| by.max(0) as usize..len.saturating_sub(by.min(0).unsigned_abs());
             for y in kept(height, dy) {
                 let from = y.wrapping_add_signed(-dy) * width;
                 for x in kept(width, dx) {
-                    bits[y * width + x] =
-                        reference[from + x.wrapping_add_signed(-dx)] != image[y * width + x];
+                    if reference[from + x.wrapping_add_signed(-dx)] != image[y * width + x] {
+                        found(y * width + x);
+                    }
                 }
             }
-            Mask { width, height, bits }
         };
         // Of equally good ones the shortest way.
         let cost = |shift: &(isize, isize)| {
-            (differ(*shift).bits.iter().filter(|bit| **bit).count(), shift.0.abs() + shift.1.abs())
+            let mut n = 0usize;
+            differ(*shift, &mut |_| n += 1);
+            (n, shift.0.abs() + shift.1.abs())
         };
         let shift = shifts.min_by_key(cost).unwrap_or((0, 0));
-        let found = differ(shift).opened(self.min_side);
+        let mut mask = Mask { width, height, bits: vec![false; width * height] };
+        differ(shift, &mut |at| mask.bits[at] = true);
+        let found = mask.opened(self.min_side);
         Ok(self.gather(&found))
     }
 
