@@ -8,6 +8,7 @@ Needs `onnx`, `onnxruntime` and `numpy`. Writes
 - `image_qdq.onnx`, `image_qlinear.onnx`: the same in eight bits, by onnxruntime's own quantisation, in both forms;
 - `recurrent.onnx`: slices, convolutions of one dimension, an LSTM, a branch on an integer input;
 - `attention.onnx`: products of computed matrices, layer normalisation, GELU by the error function;
+- `normalised.onnx`: batch normalisation, factors and shifts of channels before and behind all kinds of layers;
 - `sentence.onnx`: words by their numbers, a mask of integers, choices by truth values, as exporters write text encoders;
 - `NAME.json`: inputs and outputs of each, by name: shape and values;
 - `cases/`: with a path, a few of the operators' cases that come with ONNX, unchanged.
@@ -55,6 +56,10 @@ class Maker:
         self.nodes.append(helper.make_node(op, list(inputs), names, **attributes))
         return names[0] if n_outputs == 1 else names
 
+    def norm(self, x, n):
+        spread = lambda: self.constant(self.rng.uniform(0.5, 1.5, n).astype(np.float32))
+        return self.add("BatchNormalization", x, spread(), self.weight(n, scale=0.1), self.weight(n, scale=0.1), spread())
+
     def save(self, name, inputs, outputs, opset=13):
         info = lambda name, shape, kind=TensorProto.FLOAT: helper.make_tensor_value_info(name, kind, shape)
         graph = helper.make_graph(self.nodes, name, [info(*i) for i in inputs], [info(*o) for o in outputs], self.weights)
@@ -65,11 +70,8 @@ class Maker:
 
 def image():
     m = Maker(1)
-    norm = lambda x, n: m.add(
-        "BatchNormalization", x, m.constant(m.rng.uniform(0.5, 1.5, n).astype(np.float32)), m.weight(n, scale=0.1),
-        m.weight(n, scale=0.1), m.constant(m.rng.uniform(0.5, 1.5, n).astype(np.float32)))
     x = m.add("Conv", "image", m.weight(8, 3, 3, 3), m.weight(8, scale=0.1), pads=[1, 1, 1, 1], strides=[2, 2])
-    x = m.add("Relu", norm(x, 8))
+    x = m.add("Relu", m.norm(x, 8))
     y = m.add("Conv", x, m.weight(8, 1, 3, 3), m.weight(8, scale=0.1), group=8, pads=[1, 1, 1, 1])
     y = m.add("Clip", y, m.constant(np.float32(0)), m.constant(np.float32(6)))
     y = m.add("Conv", y, m.weight(8, 8, 1, 1), m.weight(8, scale=0.1))
@@ -81,6 +83,28 @@ def image():
     m.add("Softmax", x, axis=1)
     m.nodes[-1].output[0] = "classes"
     m.save("image", [("image", [1, 3, 20, 17])], [("classes", [1, 5])])
+
+
+def normalised():
+    m = Maker(5)
+    x = m.add("Conv", m.norm("image", 3), m.weight(8, 3, 3, 3))
+    x = m.add("Relu", m.norm(x, 8))
+    # Zeros around what is shifted: this one stays a step of its own.
+    x = m.add("Conv", m.norm(x, 8), m.weight(8, 1, 3, 3), group=8, pads=[1, 1, 1, 1])
+    x = m.add("Relu", m.norm(x, 8))
+    x = m.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    x = m.add("Conv", x, m.weight(12, 8, 1, 1), m.weight(12, scale=0.1))
+    x = m.add("Mul", x, m.constant(m.rng.uniform(0.5, 1.5, (12, 1, 1)).astype(np.float32)))
+    x = m.add("Sub", m.weight(1, 12, 1, 1, scale=0.1), x)
+    x = m.add("Div", x, m.constant(np.float32(1.5)))
+    # Two channels for each; and nothing around it.
+    x = m.add("Conv", m.norm(x, 12), m.weight(24, 1, 2, 2), group=12)
+    x = m.add("Relu", m.norm(x, 24))
+    x = m.add("Flatten", m.add("GlobalAveragePool", x))
+    x = m.add("Relu", m.norm(m.add("Gemm", m.norm(x, 24), m.weight(9, 24), m.weight(9, scale=0.1), transB=1), 9))
+    x = m.add("Add", m.add("MatMul", m.norm(x, 9), m.weight(9, 5)), m.weight(5, scale=0.1))
+    m.nodes.append(helper.make_node("Softmax", [x], ["classes"], axis=-1))
+    m.save("normalised", [("image", [1, 3, 20, 17])], [("classes", [1, 5])])
 
 
 def recurrent():
@@ -186,7 +210,7 @@ def inputs_for(name, seed):
         mask = np.ones((1, 12), np.int64)
         mask[0, 4 + 2 * seed :] = 0
         return {"words": rng.integers(0, 50, (1, 12)), "mask": mask, "kinds": rng.integers(0, 2, (1, 12))}
-    if name.startswith("image"):
+    if name in ("image", "image_qdq", "image_qlinear", "normalised"):
         return {"image": noise(1, 3, 20, 17)}
     if name == "recurrent":
         return {"sound": noise(1, 132), "state": noise(1, 1, 10), "cell": noise(1, 1, 10),
@@ -230,7 +254,7 @@ def golden(name):
 
 
 def main():
-    image(), recurrent(), attention(), sentence(), quantise()
+    image(), recurrent(), attention(), sentence(), normalised(), quantise()
     for path in sorted(FOLDER.glob("*.onnx")):
         golden(path.stem)
     if len(sys.argv) > 1:

@@ -120,6 +120,36 @@ fn a_float_network_becomes_eight_bits() {
 
     let shown = sandbox.run(&["net", "inspect", output]).success();
     assert!(shown.contains("int8[1, 28, 28, 1], scale 0.0039"), "{shown}");
+    let verify = ["net", "eval", &float, output, "--verify", "--inputs", inputs];
+    let held = sandbox.run(&verify).success();
+    assert!(held.contains("the certificate holds") && held.contains("squared_error"), "{held}");
+    // Another teacher, other inputs, no certificate, and one that says what is not so.
+    let other = model("pretrainedResnet.tflite");
+    let refused = sandbox.run(&["net", "eval", &other, output, "--verify", "--inputs", inputs]).failure();
+    assert!(refused.contains("is not the teacher"), "{refused}");
+    let fewer = sandbox.path("fewer.f32");
+    std::fs::write(&fewer, &std::fs::read(inputs).unwrap()[..784 * 4 * 59]).unwrap();
+    let refused = sandbox.run(&[&verify[..6], &[fewer.to_str().unwrap()]].concat()).failure();
+    assert!(refused.contains("not the inputs"), "{refused}");
+    let plain = model("mnist_valid_q.tflite");
+    let refused = sandbox.run(&["net", "eval", &float, &plain, "--verify", "--inputs", inputs]).failure();
+    assert!(refused.contains("no certificate"), "{refused}");
+    let mut bytes = std::fs::read(output).unwrap();
+    let claim = b"\"same_top_1\":";
+    let at = bytes.windows(claim.len()).position(|window| window == claim).unwrap() + claim.len();
+    // Whatever share it was: it becomes 0.
+    let end = at + bytes[at..].iter().position(|byte| *byte == b',').unwrap();
+    bytes[at..end].fill(b' ');
+    bytes[at] = b'0';
+    let lying = sandbox.path("lying.tflite");
+    std::fs::write(&lying, bytes).unwrap();
+    let lying = ["net", "eval", &float, lying.to_str().unwrap(), "--verify", "--inputs", inputs, "--json"];
+    let caught = sandbox.run(&lying);
+    assert_eq!(caught.code, Some(1), "{}", caught.stdout);
+    let found: Value = serde_json::from_str(&caught.stdout).unwrap();
+    let bad: Vec<&Value> =
+        found[0]["claims"].as_array().unwrap().iter().filter(|claim| claim["holds"] == false).collect();
+    assert_eq!((bad.len(), bad[0]["name"].as_str()), (1, Some("same_top_1")), "{found}");
     let args = ["net", "eval", &float, output, &model("mnist_valid_q.tflite"), "--inputs", inputs, "--json"];
     let rows: Vec<Value> = serde_json::from_str(&sandbox.run(&args).success()).unwrap();
     assert_eq!((rows.len(), rows[0]["same_top_1"].as_f64()), (3, Some(1.0)));
@@ -131,6 +161,93 @@ fn a_float_network_becomes_eight_bits() {
     let quantised = model("mnist_valid_q.tflite");
     let args = ["net", "compress", &quantised, "--calibration", inputs, "-o", output];
     assert!(sandbox.run(&args).failure().contains("an input that is no float"));
+}
+
+#[test]
+fn several_networks_answer_one_question() {
+    let sandbox = Sandbox::new();
+    let [small, large] = ["mnist_valid_q.tflite", "mnist_valid_f.tflite"].map(model);
+    let [inputs, targets] = shapes(&sandbox, 40);
+    let table = ["net", "cascade", &small, &large, "--inputs", &inputs, "--targets", &targets, "--json"];
+    let rows: Vec<Value> = serde_json::from_str(&sandbox.run(&table).success()).unwrap();
+    let column = |name: &str| -> Vec<f64> { rows.iter().map(|row| row[name].as_f64().unwrap()).collect() };
+    let (asked, same) = (column("large_asked"), column("same_top_1"));
+    assert_eq!((asked[0], *asked.last().unwrap(), *same.last().unwrap()), (0.0, 1.0, 1.0), "{rows:?}");
+    assert!(asked.is_sorted() && rows.len() == 10, "{rows:?}");
+    assert!(column("us_per_answer").iter().all(|us| *us > 0.0));
+
+    // The same by running them.
+    let lines = |args: &[&str]| -> Vec<Value> {
+        let lines =
+            sandbox.run(&[&["net", "run", &small][..], args, &[&inputs, "--json"]].concat()).success();
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let threshold = rows.iter().position(|row| row["large_asked"].as_f64() > Some(0.0)).unwrap();
+    let sure = rows[threshold]["threshold"].as_f64().map_or("1".to_owned(), |sure| sure.to_string());
+    let answers = lines(&["--then", &large, "--sure", &sure]);
+    let n_asked = answers.iter().filter(|answer| answer["stage"] == 1).count();
+    assert_eq!(n_asked as f64 / 40.0, asked[threshold], "{sure}");
+    let p = |answers: &[Value], i: usize| answers[i]["outputs"][0][4].as_f64().unwrap();
+    let (both, one) = (lines(&["--with", &large]), lines(&["--then", &large, "--sure", "0"]));
+    let other = sandbox.run(&["net", "run", &large, &inputs, "--json"]).success();
+    let other: Vec<Value> = other.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for i in 0..40 {
+        assert!((p(&both, i) - (p(&one, i) + p(&other, i)) / 2.0).abs() < 1e-6);
+        assert_eq!(one[i]["stage"], 0);
+    }
+    let refused = sandbox.run(&["net", "run", &small, "--then", &model("pretrainedResnet.tflite"), &inputs]);
+    assert!(refused.failure().contains("take and give the same"));
+}
+
+#[test]
+fn channels_first_becomes_eight_bits() {
+    let sandbox = Sandbox::new();
+    // Noise, as the networks' answers were made on: sums of twelve equal shares are near enough to normal.
+    let mut state = 1u64;
+    let mut share = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 24) as f32
+    };
+    let noise = (0..80 * 3 * 20 * 17).map(|_| (0..12).map(|_| share()).sum::<f32>() - 6.0);
+    let inputs = sandbox.path("noise.f32");
+    std::fs::write(&inputs, noise.flat_map(f32::to_le_bytes).collect::<Vec<u8>>()).unwrap();
+    let (output, given) = (sandbox.path("int8.tflite"), sandbox.path("given.i8"));
+    let [inputs, output, given] = [&inputs, &output, &given].map(|path| path.to_str().unwrap());
+    for (name, least_db) in [("image", 25.0), ("normalised", 25.0)] {
+        let float = model(&format!("../../onnx/{name}.onnx"));
+        let args = ["net", "compress", &float, "--calibration", inputs, "-o", output, "--json"];
+        let report: Value = serde_json::from_str(&sandbox.run(&args).success()).unwrap();
+        assert!(report["sqnr_db"].as_f64().unwrap() > least_db, "{name}: {report}");
+        let shown = sandbox.run(&["net", "inspect", output, "--json"]).success();
+        let shown: Value = serde_json::from_str(&shown).unwrap();
+        assert_eq!(shown["inputs"][0]["shape"], serde_json::json!([1, 3, 20, 17]));
+        let (scale, zero) = (&shown["inputs"][0]["scale"], &shown["inputs"][0]["zero_point"]);
+        let (scale, zero) = (scale.as_f64().unwrap(), zero.as_f64().unwrap());
+
+        let verify = ["net", "eval", &float, output, "--verify", "--inputs", inputs];
+        assert!(sandbox.run(&verify).success().contains("the certificate holds"));
+
+        // Beside what onnxruntime answers.
+        let golden = std::fs::read(model(&format!("../../onnx/{name}.json"))).unwrap();
+        let golden: Value = serde_json::from_slice(&golden).unwrap();
+        for run in golden.as_array().unwrap() {
+            let numbers = |side: &str, name: &str| -> Vec<f64> {
+                let values = run[side][name]["values"].as_array().unwrap();
+                values.iter().map(|x| x.as_f64().unwrap()).collect()
+            };
+            let byte = |x: &f64| ((x / scale).round() + zero).clamp(-128.0, 127.0) as i8 as u8;
+            std::fs::write(given, numbers("inputs", "image").iter().map(byte).collect::<Vec<u8>>()).unwrap();
+            let line = sandbox.run(&["net", "run", output, given, "--json"]).success();
+            let answer: Value = serde_json::from_str(&line).unwrap();
+            let answer = answer["outputs"][0].as_array().unwrap().iter().map(|x| x.as_f64().unwrap());
+            for (found, expected) in answer.zip(numbers("outputs", "classes")) {
+                assert!((found - expected).abs() < 0.03, "{name}: {found} and not {expected}");
+            }
+        }
+    }
+    let refused = model("../../onnx/attention.onnx");
+    let args = ["net", "compress", &refused, "--calibration", inputs, "-o", output];
+    assert!(sandbox.run(&args).failure().contains("float32 each"), "other inputs");
 }
 
 #[test]
@@ -208,6 +325,10 @@ fn a_network_teaches_a_smaller_one() {
     assert!(
         std::fs::read_to_string(sandbox.path("student.certificate.html")).unwrap().contains("Same class")
     );
+
+    let verify = ["net", "eval", &teacher, output, "--verify", "--inputs", &inputs, "--targets", &targets];
+    let held = sandbox.run(&verify).success();
+    assert!(held.contains("after.accuracy") && held.contains("the certificate holds"), "{held}");
 
     // A student that is given: this one again, which has eight bits and cannot be taught.
     let refused = sandbox.run(&[&args[..], &["--student", output]].concat()).failure();

@@ -288,6 +288,24 @@ pub enum Pick {
     These(Vec<Option<usize>>),
 }
 
+impl Pick {
+    /// How many indices are taken of a dimension of `len`.
+    pub fn n_taken(&self, len: usize) -> usize {
+        match self {
+            Pick::All => len,
+            Pick::These(indices) => indices.len(),
+        }
+    }
+
+    /// Those that are taken of a dimension of `len`.
+    pub fn indices(&self, len: usize) -> Vec<Option<usize>> {
+        match self {
+            Pick::All => (0..len).map(Some).collect(),
+            Pick::These(indices) => indices.clone(),
+        }
+    }
+}
+
 /// A sliding window; each pair is vertical, horizontal. All numbers are at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sliding {

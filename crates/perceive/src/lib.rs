@@ -3,6 +3,7 @@
 //! - [`tflite::read`] and [`onnx::read`] turn a file into a [`Graph`]: typed, checked, whatever the file was.
 //! - [`Network`] is a graph made ready to run: weights laid out for the registers, memory planned, so that a run
 //!   allocates nothing.
+//! - [`ensemble`] asks several networks: all of them, or a larger one where a smaller one is not sure.
 //! - [`sound`] is WAV files, what networks hear of them, and a network that listens.
 //! - [`vision`] is image files, what networks see of them, and what they say drawn into them.
 //! - [`table`] reads measurements, [`sensor`] makes them ready, [`anomaly`] says which are unusual.
@@ -28,6 +29,7 @@
 
 pub mod anomaly;
 pub mod augment;
+pub mod ensemble;
 pub mod error;
 pub mod graph;
 pub mod learner;

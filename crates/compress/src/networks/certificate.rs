@@ -9,7 +9,7 @@ use edgeward_perceive::graph::Graph;
 use edgeward_perceive::{Error, tflite};
 use serde::{Deserialize, Serialize};
 
-use super::Agreement;
+use super::{Agreement, accuracy, multiplications};
 use crate::certificate::{FileId, HEAD, bars, escaped};
 
 /// Where the certificate is in a TFLite file's metadata, as JSON.
@@ -28,6 +28,13 @@ pub struct InputsRecord {
     pub n_compared: usize,
     /// Whether none of the latter were among the former.
     pub is_held_out: bool,
+}
+
+impl InputsRecord {
+    /// Inputs in all.
+    pub fn n_given(&self) -> usize {
+        self.n_seen + if self.is_held_out { self.n_compared } else { 0 }
+    }
 }
 
 /// Of one network.
@@ -89,6 +96,22 @@ pub struct Certificate {
     pub layers: Vec<LayerRecord>,
 }
 
+/// Something that a certificate says, and what was found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Claim {
+    /// As the certificate's JSON calls it.
+    pub name: &'static str,
+    /// What it says.
+    pub claimed: f64,
+    /// What was measured; `None` where it could not be.
+    pub measured: Option<f64>,
+    /// Whether that is near enough; what was not measured is not doubted.
+    pub holds: bool,
+}
+
+/// Measured shares and divergences may be off by this part of what was claimed, as sums of floats differ between machines.
+const TOLERANCE: f64 = 0.01;
+
 /// What the caller of [`Certificate::new`] knows.
 #[derive(Clone, Debug)]
 pub struct Origin {
@@ -149,6 +172,49 @@ impl Certificate {
     pub fn seal(&self, result: &Graph) -> Result<Vec<u8>, Error> {
         let short = Certificate { layers: Vec::new(), ..self.clone() };
         tflite::write_with_metadata(result, &[(KEY, &short.to_json())])
+    }
+
+    /// Measures again what this says of a teacher and a result, on `kept`, the inputs that they were compared on, and their
+    /// right `classes`, if they are known. Times are another machine's, and not measured.
+    ///
+    /// # Errors
+    /// If one cannot run or be written, or an example does not fit.
+    pub fn verify(
+        &self,
+        [teacher, result]: [&Graph; 2],
+        kept: &[Vec<Vec<f32>>],
+        classes: Option<&[usize]>,
+    ) -> Result<Vec<Claim>, Error> {
+        let agreement = Agreement::measure(teacher, result, kept)?;
+        let exact = |name, claimed: u64, measured: u64| Claim {
+            name,
+            claimed: claimed as f64,
+            measured: Some(measured as f64),
+            holds: claimed == measured,
+        };
+        let near = |name, claimed: f64, measured: Option<f64>| Claim {
+            name,
+            claimed,
+            measured,
+            holds: measured.is_none_or(|found| (found - claimed).abs() <= TOLERANCE * claimed.abs() + 1e-9),
+        };
+        let mut claims = vec![
+            exact("inputs.n_compared", self.inputs.n_compared as u64, agreement.n as u64),
+            exact("before.multiplications", self.before.multiplications, multiplications(teacher)),
+            exact("after.multiplications", self.after.multiplications, multiplications(result)),
+            exact("after.size_bytes", self.after.size_bytes, tflite::write(result)?.len() as u64),
+            near("same_top_1", self.same_top_1, Some(agreement.top_1)),
+            near("squared_error", self.squared_error, Some(agreement.squared_error)),
+        ];
+        claims.extend(self.kl_divergence.map(|kl| near("kl_divergence", kl, agreement.kl_divergence)));
+        for (name, figures, graph) in
+            [("before.accuracy", &self.before, teacher), ("after.accuracy", &self.after, result)]
+        {
+            let Some(claimed) = figures.accuracy else { continue };
+            let measured = classes.map(|classes| accuracy(graph, kept, classes)).transpose()?;
+            claims.push(near(name, claimed, measured));
+        }
+        Ok(claims)
     }
 
     /// As JSON, on one line.

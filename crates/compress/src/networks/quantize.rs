@@ -186,9 +186,11 @@ fn activation_scales(
                 input()?;
                 Some(seen()?)
             }
-            Op::AveragePool2d { .. } | Op::MaxPool2d { .. } | Op::Pad | Op::Reshape { .. } => {
-                Some(input()?.clone())
-            }
+            Op::AveragePool2d { .. }
+            | Op::MaxPool2d { .. }
+            | Op::Pad
+            | Op::Reshape { .. }
+            | Op::Transpose { .. } => Some(input()?.clone()),
             Op::Softmax { .. } => {
                 input()?;
                 Some(Quantization { scales: vec![1.0 / 256.0], zeros: vec![-128], axis: 0 })

@@ -203,11 +203,7 @@ impl<'g> Lowering<'g> {
         let id = node.outputs[0];
         let tensor = &self.graph.tensors[id];
         self.check(tensor, &shape, input.tensor.element_type, place)?;
-        if tensor.element_type == ElementType::I8
-            && self.affine(tensor, place)? != self.affine(input.tensor, place)?
-        {
-            return Err(Error::unsupported(place, "another scale or zero point for its output"));
-        }
+        self.same_scale(input.tensor, tensor, place)?;
         self.active[id] = Some(input.value);
         Ok(())
     }
@@ -401,6 +397,16 @@ impl<'g> Lowering<'g> {
             ([_], [zero]) => Err(Error::malformed(place, format!("zero point {zero} is not a byte"))),
             _ => Err(Error::unsupported(place, "activations with several scales")),
         }
+    }
+
+    /// # Errors
+    /// If bytes are not meant alike in what a node is given and what it gives, though it only moves them.
+    pub fn same_scale(&self, input: &Tensor, output: &Tensor, place: &str) -> Result<(), Error> {
+        let is_bytes = input.element_type == ElementType::I8;
+        if is_bytes && self.affine(input, place)? != self.affine(output, place)? {
+            return Err(Error::unsupported(place, "another scale or zero point for its output"));
+        }
+        Ok(())
     }
 
     fn port(&self, id: TensorId, value: ValueId) -> Result<Port, Error> {

@@ -405,11 +405,7 @@ impl<'s> Builder<'s> {
 
     /// What is picked of each dimension.
     pub fn take(&mut self, item: &Item, picks: Vec<Pick>, fill: f32, place: &str) -> Result<Item, Error> {
-        let len = |(pick, dim): (&Pick, &usize)| match pick {
-            Pick::All => *dim,
-            Pick::These(indices) => indices.len(),
-        };
-        let shape: Vec<usize> = picks.iter().zip(&item.shape).map(len).collect();
+        let shape: Vec<usize> = picks.iter().zip(&item.shape).map(|(pick, len)| pick.n_taken(*len)).collect();
         if picks.iter().all(|pick| *pick == Pick::All) {
             return Ok(item.clone());
         }
@@ -515,11 +511,14 @@ impl<'s> Builder<'s> {
             }
             return Ok(Item::ints(shape, values));
         }
-        let is_one = |item: &Item| !matches!(item.data, Data::Active(_)) && item.n_elements() == 1;
         let pair = match (self.twin(a), self.twin(b)) {
             (Some(x), Some(y)) if a.shape == b.shape => Some((x, y, a.shape.len())),
-            (Some(x), _) if is_one(b) && a.shape == shape => Some((x, self.number(b, place)?, a.shape.len())),
-            (_, Some(y)) if is_one(a) && b.shape == shape => Some((self.number(a, place)?, y, b.shape.len())),
+            (Some(x), _) if a.shape == shape => {
+                self.beside_channels(b, &shape, place)?.map(|y| (x, y, shape.len()))
+            }
+            (_, Some(y)) if b.shape == shape => {
+                self.beside_channels(a, &shape, place)?.map(|x| (x, y, shape.len()))
+            }
             _ => None,
         };
         let (x, y) = match pair {
@@ -544,9 +543,27 @@ impl<'s> Builder<'s> {
         }
     }
 
-    /// A constant of one element, without dimensions.
-    fn number(&mut self, item: &Item, place: &str) -> Result<TensorId, Error> {
-        self.tensor_of(&Item { shape: vec![], ..item.clone() }, place)
+    /// A constant that is one number, or one for each channel of an image of shape `image`, as it meets the image with its
+    /// channels last; `None` if it is neither.
+    fn beside_channels(
+        &mut self,
+        item: &Item,
+        image: &[usize],
+        place: &str,
+    ) -> Result<Option<TensorId>, Error> {
+        if matches!(item.data, Data::Active(_)) {
+            return Ok(None);
+        }
+        let n = item.n_elements();
+        let missing = image.len() - item.shape.len();
+        let is_of_channels = n == image[1]
+            && item.shape.iter().enumerate().all(|(axis, dim)| *dim == 1 || axis + missing == 1);
+        let shape = match n {
+            1 => vec![],
+            n if is_of_channels => vec![n],
+            _ => return Ok(None),
+        };
+        self.tensor_of(&Item { shape, ..item.clone() }, place).map(Some)
     }
 
     /// The tensor with channels last that an item was made from.
@@ -601,8 +618,17 @@ impl<'s> Builder<'s> {
         Ok(item)
     }
 
-    /// Drops nodes whose results nobody uses, and gives each activation to the layer before it.
+    /// Drops nodes whose results nobody uses, makes factors and shifts of channels part of the layers beside them, and gives
+    /// each activation to the layer before it.
     fn tidy(&mut self) {
+        self.drop_unused();
+        super::fold::fold(&mut self.graph);
+        let n_uses = self.drop_unused();
+        self.fuse_activations(&n_uses);
+    }
+
+    /// Drops nodes whose results nobody uses; how often each tensor is used.
+    fn drop_unused(&mut self) -> Vec<usize> {
         let Graph { tensors, nodes, outputs, .. } = &mut self.graph;
         let mut n_uses = vec![0usize; tensors.len()];
         for id in outputs.iter() {
@@ -619,8 +645,14 @@ impl<'s> Builder<'s> {
             }
         }
         kept.reverse();
+        *nodes = kept;
+        n_uses
+    }
+
+    fn fuse_activations(&mut self, n_uses: &[usize]) {
+        let nodes = &mut self.graph.nodes;
         let mut makers: HashMap<TensorId, usize> = HashMap::new();
-        for mut node in kept {
+        for node in std::mem::take(nodes) {
             let fused = match node.op {
                 Op::Unary(Unary::Clip { low: 0.0, high: f32::INFINITY }) => Some(Activation::Relu),
                 Op::Unary(Unary::Clip { low: 0.0, high: 6.0 }) => Some(Activation::Relu6),
@@ -640,7 +672,7 @@ impl<'s> Builder<'s> {
             node.outputs.iter().for_each(|id| {
                 makers.insert(*id, nodes.len());
             });
-            nodes.push(std::mem::replace(&mut node, Node { op: Op::Shape, inputs: vec![], outputs: vec![] }));
+            nodes.push(node);
         }
     }
 }
@@ -689,10 +721,7 @@ fn offsets(picks: &[Pick], from: &[usize], to: &[usize]) -> Vec<Option<usize>> {
         return Vec::new();
     }
     for ((pick, len), stride) in picks.iter().zip(from).zip(&strides) {
-        let indices: Vec<Option<usize>> = match pick {
-            Pick::All => (0..*len).map(Some).collect(),
-            Pick::These(indices) => indices.clone(),
-        };
+        let indices = pick.indices(*len);
         let next = |at: &Option<usize>| {
             let at = *at;
             indices.iter().map(move |idx| Some(at? + (*idx)? * stride)).collect::<Vec<_>>()

@@ -16,6 +16,7 @@
 
 mod builder;
 mod convolution;
+mod fold;
 mod model;
 mod operators;
 mod protobuf;

@@ -1069,7 +1069,9 @@ impl Builder<'_> {
             scale.iter().zip(variance.iter()).map(|(s, v)| s / (v + epsilon).sqrt()).collect();
         let shifts: Vec<f32> =
             bias.iter().zip(mean.iter()).zip(&factors).map(|((b, m), factor)| b - m * factor).collect();
-        if let Some(twin) = self.twin(item) {
+        if matches!(item.shape.len(), 3 | 4) {
+            // Beside what convolves, where it becomes part of that.
+            let (twin, _) = self.channels_last(item, place)?;
             let shape = self.graph().tensors[twin].shape.clone();
             let n = factors.len();
             let factors = self.constant(vec![n], ElementType::F32, Constant::of_f32s(&factors), None);

@@ -4,12 +4,14 @@
 //! numbers there. What this crate cannot compute is refused by name while reading; what is not a TFLite file, or a
 //! damaged one, gives an error that says where. Nothing is allocated beyond what the file's own length justifies.
 
+mod adapt;
 mod flatbuffer;
 mod operators;
 #[cfg(test)]
 mod tests;
 mod write;
 
+pub use adapt::adapt;
 pub use write::{write, write_with_metadata};
 
 use std::sync::Arc;
@@ -63,6 +65,11 @@ pub fn read(file: Arc<[u8]>) -> Result<Graph, Error> {
     {
         nodes.push(node(table, &codes, idx, tensors.len())?);
     }
+    for (idx, node) in nodes.iter_mut().enumerate() {
+        if let Op::Transpose { perm } = &mut node.op {
+            *perm = order(&tensors, node.inputs[1], &format!("operator {idx} (TRANSPOSE)"))?;
+        }
+    }
     let mut graph = Graph { tensors, nodes, inputs, outputs };
     graph.check_order()?;
     // Weights of half precision are made floats while reading; the operators that say so have nothing left to do.
@@ -79,6 +86,16 @@ pub fn read(file: Arc<[u8]>) -> Result<Graph, Error> {
         !is_done
     });
     Ok(graph)
+}
+
+/// Dimensions in the order that a constant says.
+fn order(tensors: &[Tensor], id: Option<usize>, place: &str) -> Result<Vec<usize>, Error> {
+    let tensor = id.map(|id| &tensors[id]).filter(|tensor| tensor.element_type == ElementType::I32);
+    let constant = tensor.and_then(|tensor| tensor.constant.as_ref());
+    let constant = constant.ok_or_else(|| Error::unsupported(place, "an order computed while it runs"))?;
+    let order: Option<Vec<usize>> = constant.i32s().map(|axis| usize::try_from(axis).ok()).collect();
+    let order = order.filter(|order| order.len() <= MAX_DIMS);
+    order.ok_or_else(|| Error::malformed(place, "its order is none of dimensions"))
 }
 
 /// The text that the file keeps under `name` in its metadata; `None` if there is none.
@@ -244,9 +261,9 @@ fn node(table: &Table<'_>, codes: &[Table<'_>], idx: usize, n_tensors: usize) ->
         Op::StridedSlice { .. } => (4, 4),
         Op::Pack { .. } | Op::Concat { .. } => (1, usize::MAX),
         Op::MaxPool2d { .. } | Op::Unary(_) | Op::Dequantize | Op::Quantize => (1, 1),
-        Op::Binary(_) | Op::MatMul => (2, 2),
+        Op::Binary(_) | Op::MatMul | Op::Transpose { .. } => (2, 2),
         // Only readers of other formats make these.
-        Op::Transpose { .. } | Op::Take { .. } | Op::Reduce { .. } | Op::Lstm => (1, 1),
+        Op::Take { .. } | Op::Reduce { .. } | Op::Lstm => (1, 1),
         Op::Gather { .. } => (2, 2),
         Op::Select => (3, 3),
     };
@@ -293,6 +310,8 @@ fn op(name: &str, options: &Options<'_>) -> Result<Op, Error> {
             Op::Concat { axis: options.i32(0, 0)? }
         }
         "RELU" => Op::Unary(Unary::RELU),
+        // Its order is an input, and filled in once there are tensors.
+        "TRANSPOSE" => Op::Transpose { perm: vec![] },
         "DEQUANTIZE" => Op::Dequantize,
         "MEAN" => Op::Mean { keeps_dims: options.u8(0)? != 0 },
         "PAD" => Op::Pad,

@@ -165,6 +165,7 @@ fn version(op: &Op) -> i32 {
         Op::Conv2d { .. } | Op::DepthwiseConv2d { .. } => 3,
         Op::FullyConnected { .. } => 4,
         Op::Add { .. } | Op::AveragePool2d { .. } | Op::Mean { .. } | Op::Pad | Op::Softmax { .. } => 2,
+        Op::Transpose { .. } => 2,
         Op::MaxPool2d { .. } | Op::Concat { .. } | Op::Dequantize | Op::Unary(_) => 2,
         _ => 1,
     }
@@ -216,6 +217,7 @@ fn options(node: &Node, graph: &Graph, place: &str) -> Result<(u8, Vec<Field>), 
             (17, vec![given])
         }
         Op::Pad => (22, vec![]),
+        Op::Transpose { .. } if node.inputs.len() == 2 => (26, vec![]),
         Op::Mean { keeps_dims } => (27, vec![Field::U8(u8::from(*keeps_dims))]),
         Op::StridedSlice { begin_mask, end_mask, shrink_mask } => {
             let mask = |mask: u32| Field::I32(mask as i32);

@@ -9,7 +9,6 @@ use edgeward_perceive::{Graph, tflite};
 use super::FileError;
 use super::examples::Examples;
 use crate::commands::file_id;
-use crate::store;
 
 /// What a certificate says about its making.
 pub(super) struct Making<'a> {
@@ -38,13 +37,11 @@ pub(super) fn write(
     let teacher = file_id(making.teacher).map_err(|error| FileError::new(making.teacher, error))?;
     before.size_bytes = teacher.size_bytes;
     let (seen, kept) = making.examples.split();
-    let numbers = making.examples.values.iter().flatten().flatten();
-    let bytes: Vec<u8> = numbers.flat_map(|number| number.to_le_bytes()).collect();
     let origin = Origin {
         command: making.command.clone(),
         teacher,
         inputs: InputsRecord {
-            sha256: store::sha256(bytes.as_slice())?.0.to_hex(),
+            sha256: making.examples.sha256()?,
             n_seen: seen.len(),
             n_compared: kept.len(),
             is_held_out: seen.len() + kept.len() == making.examples.values.len(),

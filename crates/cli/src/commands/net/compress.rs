@@ -25,7 +25,8 @@ Examples:
 Calibration shows what the network's activations are like: some hundred inputs of the kind that it will see.
 Images are prepared as `edgeward see` does; other files hold float32 numbers, one input after the other. A
 quarter of them is kept to compare the two networks on. What was lost is written into the file, and beside it as
-a certificate, for programs (.certificate.json) and for people (.certificate.html).")]
+a certificate, for programs (.certificate.json) and for people (.certificate.html). What is made of an ONNX
+file takes inputs as that does, channels first if need be.")]
 pub struct Args {
     /// A TFLite or ONNX file of floats
     file: PathBuf,
@@ -102,7 +103,7 @@ struct Report {
 /// Runs the command.
 pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     let progress = Progress::new(verbosity);
-    let graph = super::read(&args.file, &args.network)?;
+    let graph = super::read_writable(&args.file, &args.network)?;
     let named = |error: edgeward_perceive::Error| FileError::new(&args.file, error);
     let network = Network::new(&graph, &args.network.options(1)).map_err(named)?;
     let examples = examples::read(&args.calibration, &network, &args.pictures, args.examples as usize)?;

@@ -1,6 +1,5 @@
 //! `edgeward net distill`: a small network taught by a large one.
 
-use std::fs;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +14,6 @@ use serde::Serialize;
 use super::{FileError, NetworkArgs, bench, certify, examples};
 use crate::Outcome;
 use crate::commands::pictures::PictureArgs;
-use crate::commands::see::labels;
 use crate::output::{self, Align, Table};
 use crate::store::{Progress, Verbosity};
 
@@ -172,12 +170,13 @@ struct Report {
 
 /// Runs the command.
 pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
-    let teacher = super::read(&args.file, &args.network)?;
-    let given = args.student.as_ref().map(|path| super::read(path, &args.network)).transpose()?;
+    let teacher = super::read_writable(&args.file, &args.network)?;
+    let given = args.student.as_ref().map(|path| super::read_writable(path, &args.network)).transpose()?;
     let named = |error: edgeward_perceive::Error| FileError::new(&args.file, error);
     let network = Network::new(&teacher, &args.network.options(1)).map_err(named)?;
     let all = examples::read(&args.inputs, &network, &args.pictures, args.examples as usize)?;
-    let classes = classes(args, &all, network.outputs()[0].n_elements())?;
+    let n_classes = network.outputs()[0].n_elements();
+    let classes = all.right_classes(args.labels.as_deref(), args.targets.as_deref(), n_classes)?;
     if args.loss.needs_labels() && classes.is_none() {
         return Err("--loss hard needs the right classes: give --labels or --targets".into());
     }
@@ -253,26 +252,6 @@ fn describe(phase: Phase) -> String {
         Phase::Teaching => "Teaching".to_owned(),
         Phase::Rounding => "Learning to bear eight bits".to_owned(),
     }
-}
-
-/// The right class of each input, if it is known.
-fn classes(
-    args: &Args,
-    examples: &examples::Examples,
-    n_classes: usize,
-) -> Result<Option<Vec<usize>>, Box<dyn std::error::Error>> {
-    if let Some(given) = &args.labels {
-        return examples.classes(&labels(Some(given), n_classes)?).map(Some);
-    }
-    let Some(path) = &args.targets else { return Ok(None) };
-    let text = fs::read_to_string(path).map_err(|error| FileError::new(path, error))?;
-    let classes: Result<Vec<usize>, _> = text.lines().map(|line| line.trim().parse()).collect();
-    let classes = classes.map_err(|_| FileError::new(path, "give the number of a class on each line"))?;
-    if classes.len() != examples.n_before {
-        let what = format!("{} classes for {} inputs: give one for each", classes.len(), examples.n_before);
-        return Err(FileError::new(path, what).into());
-    }
-    Ok(Some(examples.pick(classes)))
 }
 
 /// A network that agrees with its teacher so far.

@@ -1,16 +1,16 @@
 //! `edgeward net eval`: how near networks are to another one, and how often they are right.
 
+mod verify;
+
 use std::path::PathBuf;
 
-use edgeward_compress::networks::Agreement;
+use edgeward_compress::networks::{Agreement, accuracy};
 use edgeward_perceive::Network;
-use edgeward_perceive::vision::top;
 use serde::Serialize;
 
 use super::{FileError, NetworkArgs, examples};
 use crate::Outcome;
 use crate::commands::pictures::PictureArgs;
-use crate::commands::see::labels;
 use crate::output::{self, Align, Table};
 
 /// Compare networks on the same inputs: how often they agree with the first, and are right
@@ -20,8 +20,11 @@ Examples:
   edgeward net eval float.tflite int8.tflite --inputs photographs/
   edgeward net eval float.tflite a.tflite b.tflite --inputs inputs.f32 --json
   edgeward net eval int8.tflite --inputs leaves/ --labels scab,rot,rust,healthy
+  edgeward net eval float.tflite int8.tflite --verify --inputs photographs/
 
-With --labels, an image's right class is the name of the folder in which it lies.")]
+With --labels, an image's right class is the name of the folder in which it lies. With --verify, what the
+certificate in a file of `net compress` or `net distill` says is measured again: give its teacher first, and the
+inputs that it was made with.")]
 pub struct Args {
     /// The network to compare with, and those to compare: TFLite or ONNX files
     #[arg(required = true)]
@@ -32,6 +35,12 @@ pub struct Args {
     /// Names of the classes, in order, as `edgeward see` takes them
     #[arg(long, short)]
     labels: Option<String>,
+    /// A file with the number of each input's right class on a line
+    #[arg(long, conflicts_with = "labels")]
+    targets: Option<PathBuf>,
+    /// Measure again what the networks' certificates say, and end with an error where one does not hold
+    #[arg(long)]
+    verify: bool,
     /// Most inputs to use
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     examples: u32,
@@ -55,29 +64,32 @@ struct Row {
     /// `None` where they do not differ.
     sqnr_db: Option<f64>,
     kl_divergence: Option<f64>,
-    /// Share of images whose likeliest class is the name of their folder.
+    /// Share of inputs whose largest output is the right class.
     accuracy: Option<f64>,
 }
 
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
+    if args.verify {
+        return verify::run(args);
+    }
     let graphs =
         args.files.iter().map(|path| super::read(path, &args.network)).collect::<Result<Vec<_>, _>>()?;
     let mut rows = Vec::new();
     let mut first = None;
     for (path, graph) in args.files.iter().zip(&graphs) {
         let named = |error: edgeward_perceive::Error| FileError::new(path, error);
-        let mut network = Network::new(graph, &args.network.options(1)).map_err(named)?;
+        let network = Network::new(graph, &args.network.options(1)).map_err(named)?;
         // Prepared once, for the first: all must see the same.
         if first.is_none() {
             first = Some(examples::read(&args.inputs, &network, &args.pictures, args.examples as usize)?);
         }
         let examples = first.as_ref().expect("read above");
         let agreement = Agreement::measure(&graphs[0], graph, &examples.values).map_err(named)?;
-        let accuracy = match &args.labels {
-            None => None,
-            Some(given) => Some(accuracy(given, examples, &mut network)?),
-        };
+        let n_classes = network.outputs()[0].n_elements();
+        let classes = examples.right_classes(args.labels.as_deref(), args.targets.as_deref(), n_classes)?;
+        let accuracy =
+            classes.map(|classes| accuracy(graph, &examples.values, &classes)).transpose().map_err(named)?;
         rows.push(Row {
             file: path.clone(),
             bytes: std::fs::metadata(path)?.len(),
@@ -115,22 +127,4 @@ pub fn run(args: &Args) -> Outcome {
     }
     table.print()?;
     Ok(())
-}
-
-fn accuracy(
-    given: &str,
-    examples: &examples::Examples,
-    network: &mut Network,
-) -> Result<f64, Box<dyn std::error::Error>> {
-    let labels = labels(Some(given), network.outputs()[0].n_elements())?;
-    let classes = examples.classes(&labels)?;
-    let mut n_right = 0;
-    let mut scores = vec![0.0; labels.len()];
-    for (example, class) in examples.values.iter().zip(&classes) {
-        network.set_input(0, &example[0])?;
-        network.run();
-        network.output(0, &mut scores)?;
-        n_right += usize::from(top(&scores, 1)[0].0 == *class);
-    }
-    Ok(n_right as f64 / classes.len() as f64)
 }

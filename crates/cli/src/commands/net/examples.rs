@@ -7,6 +7,8 @@ use edgeward_perceive::Network;
 
 use super::FileError;
 use crate::commands::pictures::{EXTENSIONS, PictureArgs, ends_in, load, paths};
+use crate::commands::see::labels;
+use crate::store;
 
 /// Bytes of the largest file of numbers.
 const MAX_FILE_BYTES: u64 = 1 << 30;
@@ -22,7 +24,7 @@ pub(super) struct Examples {
     /// Whether they were images.
     are_images: bool,
     /// How many there were before some were taken.
-    pub(super) n_before: usize,
+    n_before: usize,
 }
 
 /// One example of so many is kept to compare on.
@@ -47,12 +49,40 @@ impl Examples {
     }
 
     /// Of one thing for each input that was given, those of the inputs that were taken.
-    pub(super) fn pick<T>(&self, all: Vec<T>) -> Vec<T> {
+    fn pick<T>(&self, all: Vec<T>) -> Vec<T> {
         spread(all, self.values.len())
     }
 
+    /// The right class of each input, if it is known: by the name of its folder, or by a line of a file.
+    pub(super) fn right_classes(
+        &self,
+        names: Option<&str>,
+        targets: Option<&Path>,
+        n_classes: usize,
+    ) -> Result<Option<Vec<usize>>, Box<dyn std::error::Error>> {
+        if let Some(names) = names {
+            return self.classes(&labels(Some(names), n_classes)?).map(Some);
+        }
+        let Some(path) = targets else { return Ok(None) };
+        let text = fs::read_to_string(path).map_err(|error| FileError::new(path, error))?;
+        let classes: Result<Vec<usize>, _> = text.lines().map(|line| line.trim().parse()).collect();
+        let classes = classes.map_err(|_| FileError::new(path, "give the number of a class on each line"))?;
+        if classes.len() != self.n_before {
+            let what = format!("{} classes for {} inputs: give one for each", classes.len(), self.n_before);
+            return Err(FileError::new(path, what).into());
+        }
+        Ok(Some(self.pick(classes)))
+    }
+
+    /// SHA-256 of all numbers, little-endian, in hexadecimal.
+    pub(super) fn sha256(&self) -> std::io::Result<String> {
+        let numbers = self.values.iter().flatten().flatten();
+        let bytes: Vec<u8> = numbers.flat_map(|number| number.to_le_bytes()).collect();
+        Ok(store::sha256(bytes.as_slice())?.0.to_hex())
+    }
+
     /// The class of each image, by the name of its folder.
-    pub(super) fn classes(&self, labels: &[String]) -> Result<Vec<usize>, Box<dyn std::error::Error>> {
+    fn classes(&self, labels: &[String]) -> Result<Vec<usize>, Box<dyn std::error::Error>> {
         if self.folders.is_empty() {
             return Err("numbers have no right classes: give folders of images with --labels".into());
         }

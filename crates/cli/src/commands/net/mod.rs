@@ -1,6 +1,7 @@
 //! `edgeward net`: small networks, from TFLite and ONNX files.
 
 mod bench;
+mod cascade;
 mod certify;
 mod compress;
 mod distill;
@@ -45,6 +46,7 @@ enum Command {
     Run(run::Args),
     Bench(bench::Args),
     Eval(eval::Args),
+    Cascade(cascade::Args),
     Compress(compress::Args),
     Distill(distill::Args),
 }
@@ -56,6 +58,7 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
         Command::Run(args) => run::run(args),
         Command::Bench(args) => bench::run(args, verbosity),
         Command::Eval(args) => eval::run(args),
+        Command::Cascade(args) => cascade::run(args),
         Command::Compress(args) => compress::run(args, verbosity),
         Command::Distill(args) => distill::run(args, verbosity),
     }
@@ -152,6 +155,11 @@ pub(super) fn read(path: &Path, args: &NetworkArgs) -> Result<Graph, FileError> 
         Ok(tflite::read(bytes.into())?)
     };
     read().map_err(|source| FileError::new(path, source))
+}
+
+/// Reads the network at `path` as one that can be written as TFLite.
+pub(super) fn read_writable(path: &Path, args: &NetworkArgs) -> Result<Graph, FileError> {
+    tflite::adapt(&read(path, args)?).map_err(|error| FileError::new(path, error))
 }
 
 /// Writes a file whole, or not at all.

@@ -8,6 +8,7 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use edgeward_perceive::Network;
+use edgeward_perceive::ensemble::{Cascade, Ensemble};
 use edgeward_perceive::graph::ElementType;
 use edgeward_perceive::network::Port;
 use serde::Serialize;
@@ -26,16 +27,30 @@ Examples:
   edgeward net run keyword.tflite features.bin
   edgeward net run keyword.tflite many.bin --json
   edgeward net run keyword.tflite - --output answers.bin < many.bin
+  edgeward net run small.tflite --then large.tflite --sure 0.9 features.f32
+  edgeward net run a.tflite --with b.tflite,c.tflite features.f32 --json
 
 An input is the network's elements (int8 or float32, little-endian), and nothing else; what an ONNX file
 wants as integers is given as float32, too. A network with
-several inputs takes them one after the other. A file may hold many: each is answered in turn.")]
+several inputs takes them one after the other. A file may hold many: each is answered in turn.
+
+Several networks (--with, --then) take all inputs as float32, and give the probabilities of classes;
+`edgeward net cascade` shows what --sure costs and gains.")]
 pub struct Args {
     /// A TFLite or ONNX file
     file: PathBuf,
     /// Files of inputs, `-` for standard input
     #[arg(required = true)]
     inputs: Vec<PathBuf>,
+    /// Networks whose probabilities are averaged with the first's
+    #[arg(long, value_name = "FILE,...", value_delimiter = ',')]
+    with: Vec<PathBuf>,
+    /// Larger networks, each asked only where those before it are not sure
+    #[arg(long, value_name = "FILE,...", value_delimiter = ',')]
+    then: Vec<PathBuf>,
+    /// How sure is sure enough not to ask the next: the largest probability, 0 to 1
+    #[arg(long, default_value_t = 0.9, value_parser = share)]
+    sure: f32,
     /// Write the outputs to a file, as raw elements of the network's own types
     #[arg(long, short)]
     output: Option<PathBuf>,
@@ -49,17 +64,74 @@ pub struct Args {
     network: NetworkArgs,
 }
 
+fn share(text: &str) -> Result<f32, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "give a number from 0 to 1".to_owned())
+}
+
 #[derive(Serialize)]
 struct Answer<'a> {
     input: &'a str,
+    /// Of several networks, which was asked last, from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stage: Option<usize>,
     /// From 0, within its file.
     idx: usize,
     outputs: &'a [Vec<f32>],
 }
 
+/// Who answers.
+enum Who {
+    One(Box<Network>),
+    /// All stages have the inputs of the first network.
+    Several(Cascade),
+}
+
+impl Who {
+    fn new(args: &Args) -> Result<Who, Box<dyn std::error::Error>> {
+        let open = |path: &PathBuf| super::open(path, &args.network, usize::from(args.threads));
+        let first = open(&args.file)?;
+        if args.with.is_empty() && args.then.is_empty() {
+            return Ok(Who::One(Box::new(first)));
+        }
+        let mut members = vec![first];
+        for path in &args.with {
+            members.push(open(path)?);
+        }
+        let mut stages = vec![Ensemble::new(members)?];
+        for path in &args.then {
+            stages.push(Ensemble::new(vec![open(path)?])?);
+        }
+        Ok(Who::Several(Cascade::new(stages, args.sure)?))
+    }
+
+    fn inputs(&self) -> &[Port] {
+        match self {
+            Who::One(network) => network.inputs(),
+            Who::Several(cascade) => cascade.stages()[0].members()[0].inputs(),
+        }
+    }
+
+    /// Bytes of each input.
+    fn input_sizes(&self) -> Vec<usize> {
+        let size_of = |port: &Port| match self {
+            Who::One(_) => port.n_elements() * port.element_type.size_bytes(),
+            Who::Several(_) => port.n_elements() * size_of::<f32>(),
+        };
+        self.inputs().iter().map(size_of).collect()
+    }
+
+    fn outputs(&self) -> &[Port] {
+        match self {
+            Who::One(network) => network.outputs(),
+            Who::Several(cascade) => &cascade.stages()[0].members()[0].outputs()[..1],
+        }
+    }
+}
+
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
-    let mut network = super::open(&args.file, &args.network, usize::from(args.threads))?;
+    let mut who = Who::new(args)?;
     let sink = args.output.as_deref().map(|path| File::create(path).map(BufWriter::new));
     let mut sink = sink.transpose().map_err(|error| named(args.output.as_deref(), error))?;
     for path in &args.inputs {
@@ -68,7 +140,7 @@ pub fn run(args: &Args) -> Outcome {
         } else {
             Box::new(BufReader::new(File::open(path).map_err(|error| named(Some(path), error))?))
         };
-        answer_all(&mut network, path, source, args, sink.as_mut())?;
+        answer_all(&mut who, path, source, args, sink.as_mut())?;
     }
     if let Some(mut sink) = sink {
         sink.flush().map_err(|error| named(args.output.as_deref(), error))?;
@@ -82,17 +154,15 @@ fn named(path: Option<&Path>, error: io::Error) -> io::Error {
 }
 
 fn answer_all(
-    network: &mut Network,
+    who: &mut Who,
     path: &Path,
     mut source: impl Read,
     args: &Args,
     mut sink: Option<&mut BufWriter<File>>,
 ) -> Outcome {
-    let size_of = |port: &Port| port.n_elements() * port.element_type.size_bytes();
-    let sizes: Vec<usize> = network.inputs().iter().map(size_of).collect();
+    let sizes = who.input_sizes();
     let mut bytes = vec![0; sizes.iter().sum()];
-    let mut outputs: Vec<Vec<f32>> =
-        network.outputs().iter().map(|port| vec![0.0; port.n_elements()]).collect();
+    let mut outputs: Vec<Vec<f32>> = who.outputs().iter().map(|port| vec![0.0; port.n_elements()]).collect();
     let shown = path.display().to_string();
     for idx in 0.. {
         match fill(&mut source, &mut bytes).map_err(|error| named(Some(path), error))? {
@@ -104,25 +174,46 @@ fn answer_all(
             _ => {}
         }
         let mut rest = bytes.as_slice();
-        for (port, size) in sizes.iter().enumerate() {
+        let inputs = sizes.iter().map(|size| {
             let (input, others) = rest.split_at(*size);
-            give(network, port, input)?;
             rest = others;
-        }
-        network.run();
-        if let Some(sink) = sink.as_mut() {
-            for port in 0..network.outputs().len() {
-                take(network, port, *sink)?;
+            input
+        });
+        let stage = match who {
+            Who::One(network) => {
+                for (port, input) in inputs.enumerate() {
+                    give(network, port, input)?;
+                }
+                network.run();
+                if let Some(sink) = sink.as_mut() {
+                    for port in 0..network.outputs().len() {
+                        take(network, port, *sink)?;
+                    }
+                    continue;
+                }
+                for (port, values) in outputs.iter_mut().enumerate() {
+                    network.output(port, values)?;
+                }
+                None
             }
-            continue;
-        }
-        for (port, values) in outputs.iter_mut().enumerate() {
-            network.output(port, values)?;
-        }
+            Who::Several(cascade) => {
+                let inputs: Vec<Vec<f32>> = inputs.map(floats).collect();
+                let answer = cascade.ask(&inputs.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+                if let Some(sink) = sink.as_mut() {
+                    for p in answer.probabilities {
+                        sink.write_all(&p.to_le_bytes())?;
+                    }
+                    continue;
+                }
+                outputs[0].copy_from_slice(answer.probabilities);
+                Some(answer.stage)
+            }
+        };
         if args.json {
-            print_line(&serde_json::to_string(&Answer { input: &shown, idx, outputs: &outputs })?)?;
+            print_line(&serde_json::to_string(&Answer { input: &shown, stage, idx, outputs: &outputs })?)?;
         } else {
-            print_answer(network, &shown, idx, &outputs)?;
+            let of_stage = stage.map_or_else(String::new, |stage| format!(", answered by stage {stage}"));
+            print_answer(who.outputs(), &format!("{shown}, input {idx}{of_stage}"), &outputs)?;
         }
     }
     Ok(())
@@ -147,8 +238,11 @@ fn give(network: &mut Network, port: usize, bytes: &[u8]) -> Result<(), edgeward
         let values: Vec<i8> = bytes.iter().map(|byte| *byte as i8).collect();
         return network.set_input_bytes(port, &values);
     }
-    let values: Vec<f32> = bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-    network.set_input(port, &values)
+    network.set_input(port, &floats(bytes))
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
 fn take(network: &Network, port: usize, sink: &mut impl Write) -> Outcome {
@@ -166,9 +260,9 @@ fn take(network: &Network, port: usize, sink: &mut impl Write) -> Outcome {
 }
 
 /// The largest values of each output.
-fn print_answer(network: &Network, input: &str, idx: usize, outputs: &[Vec<f32>]) -> Outcome {
-    print_line(&format!("{input}, input {idx}"))?;
-    for (port, values) in network.outputs().iter().zip(outputs) {
+fn print_answer(ports: &[Port], title: &str, outputs: &[Vec<f32>]) -> Outcome {
+    print_line(title)?;
+    for (port, values) in ports.iter().zip(outputs) {
         let mut order: Vec<usize> = (0..values.len()).collect();
         order.sort_by(|a, b| values[*b].total_cmp(&values[*a]));
         let mut table = Table::new(&[("IDX", Align::Right), ("VALUE", Align::Right), ("OF", Align::Left)]);

@@ -40,11 +40,7 @@ fn moved<'g>(
     place: &str,
 ) -> Result<Operand<'g>, Error> {
     let output = lowering.output(node, shape, input.tensor.element_type, place)?;
-    if input.tensor.element_type == ElementType::I8
-        && lowering.affine(input.tensor, place)? != lowering.affine(output.tensor, place)?
-    {
-        return Err(Error::unsupported(place, "another scale or zero point for its output"));
-    }
+    lowering.same_scale(input.tensor, output.tensor, place)?;
     Ok(output)
 }
 
@@ -100,10 +96,7 @@ pub fn take(
     let mut to = Vec::new();
     let mut tables = Vec::new();
     for ((pick, len), stride) in picks.iter().zip(shape).zip(&strides) {
-        let indices: Vec<Option<usize>> = match pick {
-            Pick::All => (0..*len).map(Some).collect(),
-            Pick::These(indices) => indices.clone(),
-        };
+        let indices = pick.indices(*len);
         if indices.iter().flatten().any(|idx| idx >= len) {
             return Err(Error::malformed(place, format!("an index beyond its dimension of {len}")));
         }
@@ -203,13 +196,7 @@ pub fn concat(lowering: &mut Lowering<'_>, node: &Node, place: &str, axis: i32) 
     let mut shape = first.shape.clone();
     shape[axis] = inputs.iter().fold(0usize, |sum, input| sum.saturating_add(input.tensor.shape[axis]));
     let output = lowering.output(node, &shape, first.element_type, place)?;
-    for input in &inputs {
-        if input.tensor.element_type == ElementType::I8
-            && lowering.affine(input.tensor, place)? != lowering.affine(output.tensor, place)?
-        {
-            return Err(Error::unsupported(place, "inputs with other scales than its output's"));
-        }
-    }
+    inputs.iter().try_for_each(|input| lowering.same_scale(input.tensor, output.tensor, place))?;
     let inner: usize = shape[axis + 1..].iter().product::<usize>() * first.element_type.size_bytes();
     let row_bytes = shape[axis] * inner;
     let mut at = 0;
