@@ -143,8 +143,10 @@ proptest! {
     }
 }
 
-/// Valid files, with what reads them.
-fn files() -> [(Vec<u8>, fn(Vec<u8>)); 3] {
+/// A valid file, and what reads it.
+type Sample = (Vec<u8>, fn(Vec<u8>));
+
+fn files() -> [Sample; 3] {
     let adapter = include_bytes!("../../../testdata/adapter/few.gguf").to_vec();
     [(gguf_file(), read_gguf), (adapter, read_gguf), (safetensors_file(), read_safetensors)]
 }
