@@ -1692,6 +1692,81 @@ fn whatever_a_field_holds_is_answered_or_refused() {
 }
 
 /// Runs a script of `tests/clients` against a server of the tiny llama.
+#[test]
+fn spans_of_requests_reach_a_collector() {
+    let sandbox = Sandbox::new();
+    let mut collector = Command::new("python3")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/otlp_receiver.py"))
+        .env("PYTHONPATH", support::python_packages("requirements.txt"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = std::io::BufReader::new(collector.stdout.take().unwrap());
+    let mut port = String::new();
+    std::io::BufRead::read_line(&mut out, &mut port).unwrap();
+    let endpoint = format!("http://127.0.0.1:{}", port.trim_end());
+    let before_ns =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let server = serve(&sandbox, &["--otlp-endpoint", &endpoint]);
+    let secret = "a word that nobody else may read";
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let traceparent = format!("00-{trace}-b7ad6b7169203331-01");
+    let said = server.post_with("/v1/chat/completions", &[("traceparent", &traceparent)], &chat(secret));
+    let usage = said.json()["usage"].clone();
+    server.post(
+        "/v1/completions",
+        &json!({ "prompt": secret, "stream": true, "max_tokens": 3, "ignore_eos": true }),
+    );
+    assert_eq!(server.post("/v1/chat/completions", &json!({ "messages": 1 })).status, 400);
+    assert_eq!(server.get(&format!("/{}", "x".repeat(999))).status, 404);
+    assert_eq!(server.stop("-TERM"), Some(0));
+    drop(collector.stdin.take());
+    let mut text = String::new();
+    out.read_to_string(&mut text).unwrap();
+    assert!(collector.wait().unwrap().success());
+    assert!(!text.contains("nobody else"), "{text}");
+
+    let spans: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut roots: Vec<&Value> = spans.iter().filter(|span| span["kind"] == 2).collect();
+    roots.sort_by_key(|span| span["start_ns"].as_u64());
+    let names: Vec<&str> = roots.iter().map(|span| span["name"].as_str().unwrap()).collect();
+    assert_eq!(
+        names,
+        ["POST /v1/chat/completions", "POST /v1/completions", "POST /v1/chat/completions", "GET"]
+    );
+    let statuses: Vec<&Value> =
+        roots.iter().map(|span| &span["attributes"]["http.response.status_code"]).collect();
+    assert_eq!(statuses, [200, 200, 400, 404]);
+    assert!(roots[3]["attributes"]["url.path"].as_str().unwrap().len() <= 256);
+    let first = roots[0];
+    assert_eq!((&first["trace"], &first["parent"]), (&json!(trace), &json!("b7ad6b7169203331")));
+    assert_ne!(roots[1]["trace"], trace, "others have traces of their own");
+    assert_eq!(first["resource"]["service.name"], "edgeward");
+    assert_eq!(first["attributes"]["gen_ai.request.model"], "llama");
+    assert_eq!(first["attributes"]["gen_ai.usage.input_tokens"], usage["prompt_tokens"]);
+    assert_eq!(first["attributes"]["gen_ai.usage.output_tokens"], 12);
+    for root in &roots[..2] {
+        let within: Vec<&Value> = spans.iter().filter(|span| span["parent"] == root["id"]).collect();
+        let names: Vec<&str> = within.iter().map(|span| span["name"].as_str().unwrap()).collect();
+        assert_eq!(names, ["prefill", "decode"]);
+        let time = |span: &Value, name: &str| span[name].as_u64().unwrap();
+        assert!(time(root, "start_ns") > before_ns);
+        assert!(within.iter().all(|span| span["trace"] == root["trace"]));
+        assert!(time(root, "start_ns") <= time(within[0], "start_ns"));
+        assert!(time(within[0], "start_ns") < time(within[0], "end_ns"));
+        assert_eq!(time(within[0], "end_ns"), time(within[1], "start_ns"));
+        assert!(time(within[1], "end_ns") <= time(root, "end_ns"));
+    }
+
+    // A collector that is not there costs nobody anything.
+    let server = serve(&sandbox, &["--otlp-endpoint", &endpoint]);
+    assert_eq!(server.post("/v1/chat/completions", &chat("Hello")).status, 200);
+    assert_eq!(server.stop("-TERM"), Some(0));
+    let args = ["serve", "x.gguf", "--otlp-endpoint", "127.0.0.1:4317"];
+    assert!(sandbox.run(&args).failure().contains("http://HOST:4318"));
+}
+
 fn run_client(script: &str) {
     let sandbox = Sandbox::new();
     let key = sandbox.run(&["keys", "add", "client", "--scope", "chat,embed,admin"]).success();

@@ -9,8 +9,8 @@
 //! - The audit line has who, what and how much: never a word of what was said.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -28,8 +28,9 @@ use serde_json::json;
 use crate::Server;
 use crate::error::{ApiError, Dialect};
 use crate::keys::{Refusal, Scope};
-use crate::model::Tally;
+use crate::model::{Tally, lock};
 use crate::routes::page;
+use crate::telemetry::Ended;
 
 /// What pages of allowed origins may send along. `*` would not cover `Authorization` (Fetch standard).
 const ALLOWED_HEADERS: &str = "authorization, content-type, x-api-key";
@@ -48,7 +49,9 @@ pub async fn gate(State(server): State<Arc<Server>>, mut request: Request, next:
     let started = Instant::now();
     let path = request.uri().path().to_owned();
     let method = request.method().clone();
-    let tally = Arc::new(Tally::default());
+    let works = server.telemetry.as_ref().map(|_| Mutex::default());
+    let tally = Arc::new(Tally { works, ..Tally::default() });
+    let parent = server.telemetry.as_ref().map(|telemetry| telemetry.parent(request.headers()));
     let origin = request.headers().get(ORIGIN).cloned();
     let origin = origin
         .filter(|origin| origin.to_str().is_ok_and(|origin| is_allowed(&server.allowed_origins, origin)));
@@ -80,7 +83,7 @@ pub async fn gate(State(server): State<Arc<Server>>, mut request: Request, next:
     }
     server.counters.count(response.status().as_u16());
     let status = response.status().as_u16();
-    let entry = Entry { server, started, method, path, status, key_name, tally };
+    let entry = Entry { server, started, method, path, status, key_name, tally, parent };
     response.map(|body| Body::new(Accounted { body, _entry: entry }))
 }
 
@@ -208,6 +211,8 @@ struct Entry {
     status: u16,
     key_name: Option<String>,
     tally: Arc<Tally>,
+    /// The trace that it belongs to, where that is told.
+    parent: Option<opentelemetry::Context>,
 }
 
 impl Drop for Entry {
@@ -216,6 +221,22 @@ impl Drop for Entry {
         let n_generated = self.tally.n_generated.load(Ordering::Relaxed);
         if let (Some(ring), Some(name)) = (&self.server.keys, &self.key_name) {
             ring.charge(name, n_prompt + n_generated, Instant::now());
+        }
+        if let (Some(telemetry), Some(parent)) = (&self.server.telemetry, &self.parent) {
+            telemetry.note(&Ended {
+                parent,
+                method: self.method.as_str(),
+                path: &self.path,
+                status: self.status,
+                key: self.key_name.as_deref(),
+                started: self.started,
+                works: &self
+                    .tally
+                    .works
+                    .as_ref()
+                    .map(|works| std::mem::take(&mut *lock(works)))
+                    .unwrap_or_default(),
+            });
         }
         let time_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
         // JSON escapes whatever a path may hold.

@@ -30,6 +30,7 @@ mod model;
 mod replies;
 mod routes;
 pub mod scheduler;
+pub mod telemetry;
 mod text;
 pub mod tls;
 mod tools;
@@ -90,6 +91,8 @@ pub struct ServerOptions {
     /// Origins of other sites whose pages may use the server: `https://app.example`, or `localhost` for pages from this
     /// machine.
     pub allowed_origins: Vec<String>,
+    /// Where spans of requests go; `None` for nowhere.
+    pub telemetry: Option<telemetry::Telemetry>,
     /// Where the request does not say; `None` for a usual one.
     pub default_temperature: Option<f32>,
     /// Where the request does not say; `None` for one by chance.
@@ -109,6 +112,7 @@ impl Default for ServerOptions {
             adapter_loader: None,
             any_model_name: false,
             allowed_origins: Vec::new(),
+            telemetry: None,
             default_temperature: None,
             default_seed: None,
         }
@@ -130,6 +134,7 @@ pub struct Server {
     grace: Duration,
     any_model_name: bool,
     allowed_origins: Vec<String>,
+    telemetry: Option<telemetry::Telemetry>,
     default_temperature: Option<f32>,
     default_seed: Option<u64>,
     is_loopback: bool,
@@ -293,6 +298,7 @@ impl BoundServer {
             grace: options.grace,
             any_model_name: options.any_model_name,
             allowed_origins: options.allowed_origins,
+            telemetry: options.telemetry,
             default_temperature: options.default_temperature,
             default_seed: options.default_seed,
             is_loopback: address.ip().is_loopback(),
@@ -340,6 +346,9 @@ impl BoundServer {
         // What is still open is cut off, and cancels its requests; so the models come to an end.
         runtime.shutdown_timeout(Duration::from_secs(1));
         server.models().iter().for_each(|model| model.stop());
+        if let Some(telemetry) = &server.telemetry {
+            telemetry.stop();
+        }
         Ok(())
     }
 }

@@ -27,6 +27,7 @@ use crate::scheduler::disk::DiskCache;
 use crate::scheduler::{
     Event, Failure, FinishReason, Limits, Rejection, Request, RequestId, Scheduler, Snapshot, TokenLogprob,
 };
+use crate::telemetry::Work;
 use crate::text::ModelText;
 
 /// Requests on their way to the thread; more find the queue full.
@@ -113,6 +114,8 @@ pub struct Tally {
     pub n_prompt: AtomicU64,
     /// Of answers.
     pub n_generated: AtomicU64,
+    /// What was computed, where that is to be told in detail.
+    pub works: Option<Mutex<Vec<Work>>>,
 }
 
 impl ServedModel {
@@ -593,5 +596,21 @@ impl Answers {
             }
         }
         Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the request has ended without a state"))
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        if let Some(works) = &self.tally.works {
+            lock(works).push(Work {
+                model: self.model.info.name.clone(),
+                submitted: self.submitted,
+                started: self.started,
+                tokens: self.first_token.zip(self.last_token),
+                n_prompt: self.n_prompt,
+                n_cached: self.n_cached,
+                n_generated: self.n_generated,
+            });
+        }
     }
 }

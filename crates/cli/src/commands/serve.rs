@@ -16,6 +16,7 @@ use edgeward_model::{EncoderModel, Model};
 use edgeward_serve::keys::{KeyFile, KeyRing};
 use edgeward_serve::scheduler::Limits;
 use edgeward_serve::scheduler::disk::{self, DiskCache};
+use edgeward_serve::telemetry::Telemetry;
 use edgeward_serve::{
     AdapterLoader, BoundServer, LoadFailure, Loader, ModelInfo, ModelKind, ModelText, ServedModel,
     ServerConfig, ServerOptions, tls,
@@ -134,6 +135,10 @@ pub struct Args {
     /// Append a line for each request to this file: who, what, how much; never what was said
     #[arg(long, value_name = "FILE")]
     audit: Option<PathBuf>,
+    /// Send a span of each request to this OpenTelemetry collector, as http://127.0.0.1:4318: who, what, how much, how long;
+    /// never what was said
+    #[arg(long, value_name = "URL")]
+    otlp_endpoint: Option<String>,
     #[command(flatten)]
     engine: EngineArgs,
 }
@@ -150,6 +155,7 @@ pub fn run(args: Args, verbosity: Verbosity) -> Outcome {
     let tls = tls(&args, &progress)?;
     let template = args.chat_template.as_deref().map(template_source).transpose()?;
     let audit = args.audit.as_deref().map(open_audit).transpose()?;
+    let telemetry = args.otlp_endpoint.as_deref().map(Telemetry::new).transpose()?;
     let mut models: Vec<Arc<ServedModel>> = Vec::new();
     for name in &args.models {
         let model = start_model(&args, name, template.as_deref(), &mut progress)?;
@@ -169,6 +175,7 @@ pub fn run(args: Args, verbosity: Verbosity) -> Outcome {
         default_max_tokens: args.max_tokens as usize,
         loader: args.allow_load.then(|| loader(&args, template, verbosity)),
         adapter_loader: args.allow_load.then(adapter_loader),
+        telemetry,
         any_model_name: args.any_model_name,
         allowed_origins: args.allow_origin.clone(),
         default_temperature: args.temperature,
