@@ -9,6 +9,7 @@
 //! (`examples/equalization.rs`). So are quantised teachers, whose weights are on a grid already.
 
 use edgeward_engine::{Engine, MatrixInput};
+use edgeward_kernels::memory::give_back_freed;
 use edgeward_model::tensor::{LayerSlot, Slot};
 
 use crate::compress::{Compressor, embed_all, is_matrix};
@@ -91,6 +92,8 @@ impl Compressor<'_> {
             layers.push(self.layer_scales(&mut engine, layer_idx, &mut streams)?);
         }
         self.tell("measuring activations", n_layers, n_layers)?;
+        drop((engine, streams));
+        give_back_freed();
         self.scales = Scales(layers);
         Ok(())
     }

@@ -20,6 +20,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use edgeward_engine::{Engine, Isa, MatrixInput};
+use edgeward_kernels::memory::give_back_freed;
 use edgeward_kernels::{DType, Pool, Vectorized};
 use edgeward_model::gguf::{GgufWriter, Value};
 use edgeward_model::tensor::{LayerSlot, Slot, Tensor};
@@ -271,10 +272,14 @@ impl Compressor<'_> {
         self.refuse_layers(depth.layers.len() + 1)?;
         let mut bench = self.bench()?;
         let layer_idx = self.next_layer(&mut bench, &depth.layers)?;
+        // Logits of many trials.
+        give_back_freed();
         let layers = [&depth.layers[..], &[layer_idx]].concat();
         let shape = Shape { dropped_layers: layers.clone(), ..Shape::of(self.teacher.config()) };
         self.narrow(&mut bench, &shape, None)?;
         depth.losses.push(self.divergence_of(&mut bench, &layers)?);
+        drop(bench);
+        give_back_freed();
         depth.layers = layers;
         Ok(())
     }
