@@ -218,8 +218,9 @@ impl Units {
 /// The engine, whose matrices are the teacher's, in eight bits, until a trial puts others in their places.
 struct Bench {
     engine: Engine,
-    /// Of the teacher, `[n, vocab_size]`, at the places that are compared.
-    logits: Vec<f32>,
+    /// The teacher's residual streams after the last layer at the places that are compared, `[n, hidden_dim]`: its logits,
+    /// which are made of them where they are needed, are a hundred times as large.
+    last_rows: Vec<f32>,
     probes: Vec<Vec<u32>>,
     /// That the repair sees.
     windows: Vec<Vec<u32>>,
@@ -354,8 +355,9 @@ impl Compressor<'_> {
         let is_scarce = all.len() < 2 * N_PROBES;
         let windows = all.into_iter().enumerate().filter(|(i, _)| is_scarce || !chosen.contains(i));
         let windows = windows.map(|(_, window)| window).collect();
-        let mut bench = Bench { engine, logits: Vec::new(), probes, windows };
-        bench.logits = self.logits_without(&mut bench, &[])?;
+        let mut bench = Bench { engine, last_rows: Vec::new(), probes, windows };
+        let streams = embed_all(&bench.engine, &bench.probes)?;
+        bench.last_rows = self.rows_from(&mut bench, streams, 0, &[])?;
         Ok(bench)
     }
 
@@ -376,14 +378,9 @@ impl Compressor<'_> {
         Ok(bench.engine.set_matrix(slot, in_eight_bits(&tensor, weights.unwrap_or(&own))?)?)
     }
 
-    /// Logits of the model as it is in the engine, without some layers.
-    fn logits_without(&mut self, bench: &mut Bench, dropped: &[usize]) -> Result<Vec<f32>, Error> {
-        let streams = embed_all(&bench.engine, &bench.probes)?;
-        self.logits_from(bench, streams, 0, dropped)
-    }
-
-    /// The same of streams that have come to layer `first`.
-    fn logits_from(
+    /// What streams that have come to layer `first` are after the last one, without some layers, at the places that are
+    /// compared.
+    fn rows_from(
         &mut self,
         bench: &mut Bench,
         streams: Vec<Vec<f32>>,
@@ -391,13 +388,17 @@ impl Compressor<'_> {
         dropped: &[usize],
     ) -> Result<Vec<f32>, Error> {
         let layers = (first..self.teacher.config().n_layers).filter(|layer_idx| !dropped.contains(layer_idx));
-        let last = self.last_rows(&mut bench.engine, streams, layers)?;
-        Ok(bench.engine.logits(&last)?.into_vec())
+        self.last_rows(&mut bench.engine, streams, layers)
     }
 
+    /// Of the model as it is in the engine, without some layers.
     fn divergence_of(&mut self, bench: &mut Bench, dropped: &[usize]) -> Result<f64, Error> {
-        let logits = self.logits_without(bench, dropped)?;
-        Ok(mean_divergence(&mut bench.engine, &bench.logits, &logits))
+        let streams = embed_all(&bench.engine, &bench.probes)?;
+        let rows = self.rows_from(bench, streams, 0, dropped)?;
+        let engine = &mut bench.engine;
+        let teacher = engine.logits(&bench.last_rows)?.into_vec();
+        let logits = engine.logits(&rows)?.into_vec();
+        Ok(mean_divergence(engine, &teacher, &logits))
     }
 
     /// The layer whose loss, after those that are gone, moves the predictions the least: of all on some of the probes, then
@@ -427,6 +428,7 @@ impl Compressor<'_> {
     ) -> Result<Vec<(usize, f64)>, Error> {
         let n_layers = self.teacher.config().n_layers;
         let mut streams = embed_all(&bench.engine, &bench.probes[..n_probes])?;
+        let teacher = bench.engine.logits(&bench.last_rows)?.into_vec();
         let mut losses = Vec::new();
         for layer_idx in 0..n_layers {
             self.tell("leaving layers out", layer_idx, n_layers)?;
@@ -434,9 +436,10 @@ impl Compressor<'_> {
                 continue;
             }
             if layers.contains(&layer_idx) {
-                let logits = self.logits_from(bench, streams.clone(), layer_idx + 1, dropped)?;
-                let teacher = &bench.logits[..logits.len()];
-                losses.push((layer_idx, mean_divergence(&mut bench.engine, teacher, &logits)));
+                let rows = self.rows_from(bench, streams.clone(), layer_idx + 1, dropped)?;
+                let logits = bench.engine.logits(&rows)?.into_vec();
+                let loss = mean_divergence(&mut bench.engine, &teacher[..logits.len()], &logits);
+                losses.push((layer_idx, loss));
             }
             for stream in &mut streams {
                 bench.engine.run_layer(layer_idx, stream, &mut |_, _| {})?;

@@ -100,8 +100,7 @@ pub struct Adapters(Option<Arc<[Weighted]>>);
 impl Adapters {
     /// These, in this order, each with what its product is multiplied by besides what its file says. Those of 0 are left out.
     pub fn new(adapters: impl IntoIterator<Item = (Arc<Adapter>, f32)>) -> Adapters {
-        let list: Vec<(Arc<Adapter>, f32)> =
-            adapters.into_iter().filter(|(_, scale)| *scale != 0.0).collect();
+        let list: Vec<Weighted> = adapters.into_iter().filter(|(_, scale)| *scale != 0.0).collect();
         Adapters((!list.is_empty()).then(|| list.into()))
     }
 
@@ -167,7 +166,7 @@ pub(crate) struct Scratch {
     wide: Vec<f32>,
 }
 
-/// Where what a map gives is to be added: columns from `first_col` on of rows of `row_len`.
+/// A map, and from which column on its rows lie in those that are added to.
 #[derive(Clone, Copy)]
 pub(crate) struct Target {
     pub slot: LayerSlot,

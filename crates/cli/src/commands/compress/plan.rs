@@ -4,8 +4,8 @@
 //! solved for every variant, and the file is made of the best. Where one of another depth is expected to be about as good,
 //! both are made, and the better one stays.
 //!
-//! Layers go in a measured order ([`Depth`]), one more as long as that could pay: a layer in its
-//! coarsest types is nearer to what it was than none at all.
+//! Layers go in a measured order ([`Depth`]), one more as long as that could pay: a layer in its coarsest types is nearer to
+//! what it was than none at all.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use edgeward_compress::certificate::{Candidate, LeftOut};
 use edgeward_compress::compress::Step;
 use edgeward_compress::correct::TOLERANCE;
 use edgeward_compress::prune::{Depth, Goal};
-use edgeward_compress::search::{Search, Solution, Variant, coarsest_losses};
+use edgeward_compress::search::{Solution, Variant, coarsest_losses};
 use edgeward_compress::vocabulary::Limit;
 
 use super::budget::Besides;
@@ -21,7 +21,7 @@ use super::certify::{Report, certify};
 use super::shaped::Shaped;
 use super::temporary::Temporary;
 use super::vocabulary::Vocabulary;
-use super::work::{Made, OF_ANOTHER_MODEL, Request, Survey, Work};
+use super::work::{Made, Request, Survey, Work};
 use super::{Job, Outcome, Size};
 use crate::resume::Resume;
 
@@ -77,7 +77,7 @@ fn besides(job: &Job, work: &Work, survey: &Survey) -> Outcome<Option<Besides>> 
     if !wish.is_of_a_device() {
         return Ok(None);
     }
-    let search = work.search(&survey.measured, &survey.whole)?;
+    let search = work.shaped.search(&survey.measured, &survey.whole)?;
     wish.besides(&search, &work.compressor, survey.rest_bytes, &job.args.output)
 }
 
@@ -150,7 +150,7 @@ impl<'j> Planner<'_, 'j> {
     /// The best that each request may expect of a variant.
     fn expect(&self, variant: &Variant) -> Outcome<Vec<Option<Candidate>>> {
         let Survey { measured, rest_bytes, .. } = self.survey;
-        let search = Search::new(&self.shaped.model, measured, variant).ok_or(OF_ANOTHER_MODEL)?;
+        let search = self.shaped.search(measured, variant)?;
         let wish = self.job.wish();
         let solutions = if let Some(max_kl) = self.job.args.max_kl() {
             vec![search.solve_loss(max_kl)]
@@ -181,17 +181,23 @@ impl<'j> Planner<'_, 'j> {
         let Some(next) = left.min_by(|a, b| coarsest[*a].total_cmp(&coarsest[*b])) else { return Ok(false) };
         let loss = depth.losses.last().copied().unwrap_or(0.0) + coarsest[next];
         let hoped = self.try_without(&[&depth.layers[..], &[next]].concat(), loss)?;
-        // Some need several layers less to be possible at all.
-        let could_fit = self.try_without(&(0..max_dropped).collect::<Vec<_>>(), 0.0)?;
-        let could_fit: Vec<bool> =
-            (0..self.requests.len()).map(|idx| !self.ranked(idx, &could_fit).is_empty()).collect();
+        let smallest_bytes = self.smallest_bytes(max_dropped)?;
         let is_better = |idx: usize| match (self.ranked(idx, tried).first(), self.ranked(idx, &hoped).first())
         {
             (Some((_, best)), Some((_, hoped))) => self.cost(hoped) < self.cost(best),
-            (None, _) => could_fit[idx],
+            // Some need several layers less to be possible at all.
+            (None, _) => self.requests[idx].size.is_some_and(|size| smallest_bytes <= size.bytes),
             (Some(_), None) => false,
         };
         Ok((0..self.requests.len()).any(is_better))
+    }
+
+    /// Bytes of the smallest file that a search may come to.
+    fn smallest_bytes(&self, max_dropped: usize) -> Outcome<u64> {
+        let n_tokens = self.vocabularies.iter().map(|vocabulary| vocabulary.n_tokens).min();
+        let smallest = Variant { dropped_layers: (0..max_dropped).collect(), n_tokens, loss: 0.0 };
+        let search = self.shaped.search(&self.survey.measured, &smallest)?;
+        Ok(search.smallest_bytes() + self.survey.rest_bytes)
     }
 
     /// What is to be small.

@@ -9,6 +9,7 @@ use edgeward_compress::compress::{Compressor, Options, Step};
 use edgeward_compress::eval::Windows;
 use edgeward_compress::prune::{Goal, Shape};
 use edgeward_compress::rounding::Effort;
+use edgeward_compress::search::{Measured, Search, Variant};
 use edgeward_compress::vocabulary::{Kept, Limit};
 use edgeward_kernels::memory::give_back_freed;
 use edgeward_model::Model;
@@ -85,6 +86,12 @@ impl Shaped {
     pub fn pruning_loss(&self) -> f64 {
         let trial = self.pruned.as_ref().and_then(|record| record.trials.last());
         trial.map_or(0.0, |trial| trial.kl_divergence)
+    }
+
+    /// Among what was measured of it, in what `variant` leaves.
+    pub fn search<'s>(&'s self, measured: &'s [Measured], variant: &'s Variant) -> Outcome<Search<'s>> {
+        Search::new(&self.model, measured, variant)
+            .ok_or_else(|| "the measurements that were kept are of another model: remove them".into())
     }
 
     /// Makes its file the one at `path`.

@@ -29,9 +29,6 @@ const CERTIFICATE_BYTES: u64 = 24 << 10;
 /// Sizes that the certificate's plot shows.
 const N_CANDIDATES: u64 = 24;
 
-/// What is wrong if a search cannot begin.
-pub const OF_ANOTHER_MODEL: &str = "the measurements that were kept are of another model: remove them";
-
 /// What one file is to be.
 pub struct Request<'a> {
     pub output: PathBuf,
@@ -63,12 +60,14 @@ pub struct Survey {
     vocabulary_loss: f64,
     /// Bytes of a file that are not matrices, its certificate among them.
     pub rest_bytes: u64,
+    /// What other sizes would give.
+    candidates: Vec<Candidate>,
 }
 
 /// The making of files from a model of their shape.
 pub struct Work<'w, 'j> {
     job: &'w Job<'j>,
-    shaped: &'w Shaped,
+    pub shaped: &'w Shaped,
     pub compressor: Compressor<'w>,
     /// With what results are checked on, once it has read that.
     teacher: Option<Teacher>,
@@ -127,19 +126,19 @@ impl<'w, 'j> Work<'w, 'j> {
             measured.push(kv);
         }
         let whole = Variant { loss: self.shaped.pruning_loss() + vocabulary_loss, ..Variant::default() };
-        let search = self.search(&measured, &whole)?;
+        let search = self.shaped.search(&measured, &whole)?;
+        let rest_bytes = self.rest_bytes(&search)?;
+        let candidates = candidates(&search, rest_bytes);
+        Ok(Survey { measured, whole, vocabulary_loss, rest_bytes, candidates })
+    }
+
+    fn rest_bytes(&self, search: &Search) -> Outcome<u64> {
         let smallest = search.solve_sizes(&[search.smallest_bytes()]).pop().flatten();
         let smallest = smallest.ok_or("the model has no matrices")?.assignment;
         let n_tensors = smallest.0.len() as u64;
-        let rest_bytes = self.compressor.file_bytes(&smallest)? - smallest.size_bytes(&self.shaped.model)
+        Ok(self.compressor.file_bytes(&smallest)? - smallest.size_bytes(&self.shaped.model)
             + CERTIFICATE_BYTES
-            + CERTIFICATE_BYTES_PER_TENSOR * n_tensors;
-        Ok(Survey { measured, whole, vocabulary_loss, rest_bytes })
-    }
-
-    /// Among what was measured, in what `variant` leaves of the model.
-    pub fn search<'s>(&'s self, measured: &'s [Measured], variant: &'s Variant) -> Outcome<Search<'s>> {
-        Ok(Search::new(&self.shaped.model, measured, variant).ok_or(OF_ANOTHER_MODEL)?)
+            + CERTIFICATE_BYTES_PER_TENSOR * n_tensors)
     }
 
     /// Makes the file that was asked for at `path`, and checks it.
@@ -147,7 +146,7 @@ impl<'w, 'j> Work<'w, 'j> {
         let (solution, predicted) = self.solve(request, survey)?;
         self.compressor.write(&solution.assignment, path, &self.shaped.key)?;
         let check = self.check(path, solution.kv_type)?;
-        let candidates = self.candidates(survey)?;
+        let candidates = survey.candidates.clone();
         let (loss, rounds) = (0.0, Vec::new());
         let mut made = Made { request, solution, check, loss, rounds, predicted, candidates };
         self.improve(&mut made, path, survey)?;
@@ -156,7 +155,7 @@ impl<'w, 'j> Work<'w, 'j> {
     }
 
     fn solve(&self, request: &Request, survey: &Survey) -> Outcome<(Solution, Option<Figures>)> {
-        let search = self.search(&survey.measured, &survey.whole)?;
+        let search = self.shaped.search(&survey.measured, &survey.whole)?;
         if let Some(max_kl) = self.job.args.max_kl() {
             let solution = search.solve_loss(max_kl).ok_or_else(|| {
                 format!("no choice of types loses only {max_kl} nats: take more, or give --size")
@@ -181,20 +180,6 @@ impl<'w, 'j> Work<'w, 'j> {
         Ok((solution, None))
     }
 
-    /// What other sizes would have given.
-    fn candidates(&self, survey: &Survey) -> Outcome<Vec<Candidate>> {
-        let search = self.search(&survey.measured, &survey.whole)?;
-        let (smallest, largest) = (search.smallest_bytes(), search.largest_bytes());
-        let budgets: Vec<u64> =
-            (0..=N_CANDIDATES).map(|i| smallest + (largest - smallest) * i / N_CANDIDATES).collect();
-        let candidate = |solution: Solution| Candidate {
-            size_bytes: search.size_of(&solution) + survey.rest_bytes,
-            expected_kl: solution.loss(),
-            left_out: None,
-        };
-        Ok(search.solve_sizes(&budgets).into_iter().flatten().map(candidate).collect())
-    }
-
     /// Where a file's loss is not what was expected, searches again with what is learnt from that, and keeps the better of
     /// the two files.
     fn improve(&mut self, made: &mut Made, path: &Path, survey: &Survey) -> Outcome<()> {
@@ -207,7 +192,7 @@ impl<'w, 'j> Work<'w, 'j> {
         let factors = self.compressor.factors(&made.solution, &result, &self.shaped.check.0)?;
         drop(result);
         let measured = correct::corrected(&survey.measured, &factors);
-        let search = self.search(&measured, &survey.whole)?;
+        let search = self.shaped.search(&measured, &survey.whole)?;
         let wish = self.job.wish();
         let solution = if wish.is_of_a_device() {
             wish.solve_again(&search, &made.solution)?
@@ -274,6 +259,19 @@ impl<'w, 'j> Work<'w, 'j> {
         let made = Made { request: &request, solution, check, loss, rounds, predicted: None, candidates };
         certify(self.job, self.shaped, made, self.compressor.watch())
     }
+}
+
+/// What sizes from the smallest to the largest give.
+fn candidates(search: &Search, rest_bytes: u64) -> Vec<Candidate> {
+    let (smallest, largest) = (search.smallest_bytes(), search.largest_bytes());
+    let budgets: Vec<u64> =
+        (0..=N_CANDIDATES).map(|i| smallest + (largest - smallest) * i / N_CANDIDATES).collect();
+    let candidate = |solution: Solution| Candidate {
+        size_bytes: search.size_of(&solution) + rest_bytes,
+        expected_kl: solution.loss(),
+        left_out: None,
+    };
+    search.solve_sizes(&budgets).into_iter().flatten().map(candidate).collect()
 }
 
 /// An engine of a file that was made.

@@ -8,9 +8,9 @@ use edgeward_perceive::ensemble::{Ensemble, sureness};
 use edgeward_perceive::vision::top;
 use serde::Serialize;
 
-use super::{FileError, NetworkArgs, bench, examples};
+use super::examples::QuestionArgs;
+use super::{FileError, NetworkArgs, bench};
 use crate::Outcome;
-use crate::commands::pictures::PictureArgs;
 use crate::output::{self, Align, Table};
 
 /// For how long each network's speed is measured.
@@ -34,23 +34,11 @@ pub struct Args {
     small: PathBuf,
     /// The one that is asked where the first is not sure
     large: PathBuf,
-    /// Images, folders of images, or files of float32 numbers, one input after the other
-    #[arg(long, short, required = true, num_args = 1..)]
-    inputs: Vec<PathBuf>,
-    /// Names of the classes, in order: an image's is the name of the folder in which it lies
-    #[arg(long, short)]
-    labels: Option<String>,
-    /// A file with the number of each input's right class on a line
-    #[arg(long, conflicts_with = "labels")]
-    targets: Option<PathBuf>,
-    /// Most inputs to use
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
-    examples: u32,
+    #[command(flatten)]
+    questions: QuestionArgs,
     /// Print a JSON array instead of a table
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    pictures: PictureArgs,
     #[command(flatten)]
     network: NetworkArgs,
 }
@@ -79,9 +67,9 @@ struct Answers {
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
     let small = super::open(&args.small, &args.network, 1)?;
-    let examples = examples::read(&args.inputs, &small, &args.pictures, args.examples as usize)?;
+    let examples = args.questions.read(&small)?;
     let n_classes = small.outputs().first().map_or(0, edgeward_perceive::network::Port::n_elements);
-    let right = examples.right_classes(args.labels.as_deref(), args.targets.as_deref(), n_classes)?;
+    let right = args.questions.right_classes(&examples, n_classes)?;
     let answers = |path: &PathBuf, network: Network| {
         answers(network, &examples.values).map_err(|error| FileError::new(path, error))
     };

@@ -8,9 +8,9 @@ use edgeward_compress::networks::{Agreement, accuracy};
 use edgeward_perceive::Network;
 use serde::Serialize;
 
-use super::{FileError, NetworkArgs, examples};
+use super::examples::QuestionArgs;
+use super::{FileError, NetworkArgs};
 use crate::Outcome;
-use crate::commands::pictures::PictureArgs;
 use crate::output::{self, Align, Table};
 
 /// Compare networks on the same inputs: how often they agree with the first, and are right
@@ -29,26 +29,14 @@ pub struct Args {
     /// The network to compare with, and those to compare: TFLite or ONNX files
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// Images, folders of images, or files of float32 numbers, one input after the other
-    #[arg(long, short, required = true, num_args = 1..)]
-    inputs: Vec<PathBuf>,
-    /// Names of the classes, in order, as `edgeward see` takes them
-    #[arg(long, short)]
-    labels: Option<String>,
-    /// A file with the number of each input's right class on a line
-    #[arg(long, conflicts_with = "labels")]
-    targets: Option<PathBuf>,
+    #[command(flatten)]
+    questions: QuestionArgs,
     /// Measure again what the networks' certificates say, and end with an error where one does not hold
     #[arg(long)]
     verify: bool,
-    /// Most inputs to use
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
-    examples: u32,
     /// Print a JSON array instead of a table
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    pictures: PictureArgs,
     #[command(flatten)]
     network: NetworkArgs,
 }
@@ -82,12 +70,12 @@ pub fn run(args: &Args) -> Outcome {
         let network = Network::new(graph, &args.network.options(1)).map_err(named)?;
         // Prepared once, for the first: all must see the same.
         if first.is_none() {
-            first = Some(examples::read(&args.inputs, &network, &args.pictures, args.examples as usize)?);
+            first = Some(args.questions.read(&network)?);
         }
         let examples = first.as_ref().expect("read above");
         let agreement = Agreement::measure(&graphs[0], graph, &examples.values).map_err(named)?;
         let n_classes = network.outputs()[0].n_elements();
-        let classes = examples.right_classes(args.labels.as_deref(), args.targets.as_deref(), n_classes)?;
+        let classes = args.questions.right_classes(examples, n_classes)?;
         let accuracy =
             classes.map(|classes| accuracy(graph, &examples.values, &classes)).transpose().map_err(named)?;
         rows.push(Row {

@@ -15,6 +15,50 @@ const MAX_FILE_BYTES: u64 = 1 << 30;
 /// Numbers of all examples.
 const MAX_NUMBERS: usize = 1 << 28;
 
+/// What networks are asked, and what is right.
+#[derive(clap::Args)]
+pub(super) struct QuestionArgs {
+    /// Images, folders of images, or files of float32 numbers, one input after the other
+    #[arg(long, short, required = true, num_args = 1..)]
+    inputs: Vec<PathBuf>,
+    /// Names of the classes, in order: an image's is the name of the folder in which it lies
+    #[arg(long, short)]
+    labels: Option<String>,
+    /// A file with the number of each input's right class on a line
+    #[arg(long, conflicts_with = "labels")]
+    targets: Option<PathBuf>,
+    /// Most inputs to use
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    examples: u32,
+    #[command(flatten)]
+    pictures: PictureArgs,
+}
+
+impl QuestionArgs {
+    /// The inputs as `network` takes them.
+    pub(super) fn read(&self, network: &Network) -> Result<Examples, Box<dyn std::error::Error>> {
+        self.read_at_most(network, self.examples as usize)
+    }
+
+    /// At most `n` of them.
+    pub(super) fn read_at_most(
+        &self,
+        network: &Network,
+        n: usize,
+    ) -> Result<Examples, Box<dyn std::error::Error>> {
+        read(&self.inputs, network, &self.pictures, n)
+    }
+
+    /// The right class of each of `examples`, which were read by this, if it is known.
+    pub(super) fn right_classes(
+        &self,
+        examples: &Examples,
+        n_classes: usize,
+    ) -> Result<Option<Vec<usize>>, Box<dyn std::error::Error>> {
+        examples.right_classes(self.labels.as_deref(), self.targets.as_deref(), n_classes)
+    }
+}
+
 /// Inputs of a network, one example after the other.
 pub(super) struct Examples {
     /// Of each example, its inputs.

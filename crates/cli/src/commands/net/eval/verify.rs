@@ -6,7 +6,7 @@ use edgeward_compress::networks::certificate::{Certificate, Claim};
 use edgeward_perceive::{Graph, Network};
 use serde::Serialize;
 
-use super::super::{FileError, examples, read, read_writable};
+use super::super::{FileError, read, read_writable};
 use super::Args;
 use crate::Outcome;
 use crate::commands::file_id;
@@ -73,7 +73,7 @@ fn verify(
     }
     let named = |error: edgeward_perceive::Error| FileError::new(path, error);
     let network = Network::new(teacher_graph, &args.network.options(1)).map_err(named)?;
-    let examples = examples::read(&args.inputs, &network, &args.pictures, certificate.inputs.n_given())?;
+    let examples = args.questions.read_at_most(&network, certificate.inputs.n_given())?;
     let sha256 = examples.sha256()?;
     if sha256 != certificate.inputs.sha256 {
         let what = format!(
@@ -84,7 +84,7 @@ fn verify(
         return Err(FileError::new(path, what).into());
     }
     let n_classes = network.outputs()[0].n_elements();
-    let classes = examples.right_classes(args.labels.as_deref(), args.targets.as_deref(), n_classes)?;
+    let classes = args.questions.right_classes(&examples, n_classes)?;
     let (_, kept) = examples.split();
     let classes: Option<Vec<usize>> = classes.map(|classes| kept.iter().map(|i| classes[*i]).collect());
     let kept: Vec<Vec<Vec<f32>>> = kept.iter().map(|i| examples.values[*i].clone()).collect();
