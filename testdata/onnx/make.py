@@ -10,6 +10,7 @@ Needs `onnx`, `onnxruntime` and `numpy`. Writes
 - `attention.onnx`: products of computed matrices, layer normalisation, GELU by the error function;
 - `normalised.onnx`: batch normalisation, factors and shifts of channels before and behind all kinds of layers;
 - `sentence.onnx`: words by their numbers, a mask of integers, choices by truth values, as exporters write text encoders;
+- `joined.onnx`: activations of all kinds that eight bits have, and what they make side by side;
 - `NAME.json`: inputs and outputs of each, by name: shape and values;
 - `cases/`: with a path, a few of the operators' cases that come with ONNX, unchanged.
 """
@@ -105,6 +106,25 @@ def normalised():
     x = m.add("Add", m.add("MatMul", m.norm(x, 9), m.weight(9, 5)), m.weight(5, scale=0.1))
     m.nodes.append(helper.make_node("Softmax", [x], ["classes"], axis=-1))
     m.save("normalised", [("image", [1, 3, 20, 17])], [("classes", [1, 5])])
+
+
+def joined():
+    m = Maker(6)
+    conv = lambda x, n_out, n_in, size: m.add("Conv", x, m.weight(n_out, n_in, size, size), m.weight(n_out, scale=0.1),
+                                              pads=[size // 2] * 4)
+    x = m.add("Conv", "image", m.weight(8, 3, 3, 3), m.weight(8, scale=0.1), pads=[1, 1, 1, 1], strides=[2, 2])
+    x = m.add("HardSwish", x)
+    parts = [
+        m.add("LeakyRelu", conv(x, 8, 8, 1), alpha=0.1),
+        m.add("Sigmoid", conv(x, 6, 8, 3)),
+        m.add("Tanh", conv(x, 6, 8, 1)),
+        m.add("MaxPool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+    ]
+    x = m.add("Concat", *parts, axis=1)
+    x = m.add("Gelu", conv(x, 12, 28, 3))
+    x = m.add("Flatten", m.add("GlobalAveragePool", x))
+    m.nodes.append(helper.make_node("Gemm", [x, m.weight(5, 12), m.weight(5, scale=0.1)], ["classes"], transB=1))
+    m.save("joined", [("image", [1, 3, 20, 17])], [("classes", [1, 5])], opset=20)
 
 
 def recurrent():
@@ -210,7 +230,7 @@ def inputs_for(name, seed):
         mask = np.ones((1, 12), np.int64)
         mask[0, 4 + 2 * seed :] = 0
         return {"words": rng.integers(0, 50, (1, 12)), "mask": mask, "kinds": rng.integers(0, 2, (1, 12))}
-    if name in ("image", "image_qdq", "image_qlinear", "normalised"):
+    if name in ("image", "image_qdq", "image_qlinear", "normalised", "joined"):
         return {"image": noise(1, 3, 20, 17)}
     if name == "recurrent":
         return {"sound": noise(1, 132), "state": noise(1, 1, 10), "cell": noise(1, 1, 10),
@@ -254,7 +274,7 @@ def golden(name):
 
 
 def main():
-    image(), recurrent(), attention(), sentence(), normalised(), quantise()
+    image(), recurrent(), attention(), sentence(), normalised(), joined(), quantise()
     for path in sorted(FOLDER.glob("*.onnx")):
         golden(path.stem)
     if len(sys.argv) > 1:

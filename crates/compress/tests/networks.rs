@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use edgeward_compress::networks::{Agreement, Method, Options, calibrate, quantize};
-use edgeward_perceive::graph::ElementType;
+use edgeward_perceive::graph::{ElementType, Op, Unary};
 use edgeward_perceive::vision::{Fit, Limits, Preparation, decode};
-use edgeward_perceive::{Error, Graph, Network, tflite};
+use edgeward_perceive::{Error, Graph, Network, onnx, tflite};
 
 fn testdata(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(name)
@@ -15,10 +15,10 @@ fn graph(name: &str) -> Graph {
     tflite::read(std::fs::read(testdata("networks/models").join(name)).unwrap().into()).unwrap()
 }
 
-/// Parts of the images in `testdata/vision`, in several sizes, as ResNet-8 takes them.
-fn examples(graph: &Graph) -> Vec<Vec<Vec<f32>>> {
+/// Parts of the images in `testdata/vision`, in several sizes, black and white as `range` says.
+fn examples(graph: &Graph, range: (f32, f32)) -> Vec<Vec<Vec<f32>>> {
     let network = Network::new(graph, &edgeward_perceive::Options::default()).unwrap();
-    let preparation = Preparation { fit: Fit::Crop, range: Some((0.0, 255.0)), ..Preparation::default() };
+    let preparation = Preparation { fit: Fit::Crop, range: Some(range), ..Preparation::default() };
     let mut examples = Vec::new();
     for name in ["person.png", "no_person.bmp", "noise.png", "upright_1.jpg"] {
         let image =
@@ -38,7 +38,7 @@ fn examples(graph: &Graph) -> Vec<Vec<Vec<f32>>> {
 #[test]
 fn our_eight_bits_are_nearer_than_those_that_are_shipped() {
     let (float, shipped) = (graph("pretrainedResnet.tflite"), graph("pretrainedResnet_quant.tflite"));
-    let examples = examples(&float);
+    let examples = examples(&float, (0.0, 255.0));
     assert!(examples.len() > 200, "{}", examples.len());
     let (seen, kept): (Vec<_>, Vec<_>) = examples.into_iter().enumerate().partition(|(i, _)| i % 3 != 0);
     let [seen, kept] =
@@ -73,13 +73,40 @@ fn our_eight_bits_are_nearer_than_those_that_are_shipped() {
     assert!(best.kl_divergence < theirs.kl_divergence, "{best:?} and {theirs:?}");
 }
 
+/// Parts of a concatenation have the scale of the whole: from the layers that make them, or by a QUANTIZE. And layers take
+/// their activations in, but those that TFLite has no bounds for.
+#[test]
+fn what_is_joined_has_one_scale() {
+    let joined = std::fs::read(testdata("onnx/joined.onnx")).unwrap();
+    let joined = onnx::read(&joined.into(), &onnx::Settings::default()).unwrap();
+    let faces = graph("face_detection_short_range.tflite");
+    // Of `joined` what a logistic function, a tanh and a maximum that has two readers give.
+    for (name, float, n_requantized, least_db) in [("joined", joined, 3, 25.0), ("faces", faces, 0, 20.0)] {
+        let float = tflite::adapt(&float).unwrap();
+        let examples: Vec<_> = examples(&float, (-1.0, 1.0)).into_iter().step_by(12).collect();
+        let statistics = calibrate(&float, &examples).unwrap();
+        let options = Options { method: Method::MinMax, input_range: Some((-1.0, 1.0)), corrects_bias: true };
+        let made = quantize(&float, &statistics, &examples, &options).unwrap();
+        let made = tflite::read(tflite::write(&made).unwrap().into()).unwrap();
+        let count = |is: &dyn Fn(&Op) -> bool| made.nodes.iter().filter(|node| is(&node.op)).count();
+        assert_eq!(count(&|op| matches!(op, Op::Quantize)), n_requantized, "{name}");
+        assert_eq!(count(&|op| matches!(op, Op::Unary(Unary::Clip { .. }))), 0, "{name}");
+        for node in made.nodes.iter().filter(|node| matches!(node.op, Op::Concat { .. })) {
+            let scale = |id: usize| made.tensors[id].quantization.clone();
+            assert!(node.inputs.iter().all(|id| scale(id.unwrap()) == scale(node.outputs[0])), "{name}");
+        }
+        let agreement = Agreement::measure(&float, &made, &examples).unwrap();
+        println!("{name}: {agreement:?}");
+        assert!(agreement.sqnr_db > least_db, "{name}: {agreement:?}");
+    }
+}
+
 #[test]
 fn what_cannot_be_brought_to_eight_bits_is_named() {
     let options = Options { method: Method::MinMax, input_range: None, corrects_bias: true };
     for (name, expected) in [
         ("pretrainedResnet_quant.tflite", "no float"),
         ("kws_ref_model_float32.tflite", "give the float network"),
-        ("face_detection_short_range.tflite", "no eight-bit form"),
     ] {
         let graph = graph(name);
         let network = Network::new(&graph, &edgeward_perceive::Options::default()).unwrap();

@@ -23,7 +23,7 @@ use std::any::Any;
 use std::cell::UnsafeCell;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
@@ -78,14 +78,16 @@ struct Shared {
     piece: Padded<UnsafeCell<*const Piece<'static>>>,
     /// The caller sleeps until the last piece is done.
     is_caller_parked: Padded<AtomicBool>,
-    caller: UnsafeCell<Thread>,
+    /// Who sleeps. Written and read only where somebody does: the count of a handle that every piece took would go from
+    /// cache to cache with each.
+    caller: Mutex<Option<Thread>>,
     is_worker_parked: Vec<Padded<AtomicBool>>,
     is_stopping: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-// SAFETY: `piece` and `caller` are written by the caller alone and read only as the invariants above say; the
-// closure they lead to is `Sync`.
+// SAFETY: `piece` is written by the caller alone and read only as the invariants above say; the closure it leads to is
+// `Sync`.
 unsafe impl Sync for Shared {}
 // SAFETY: as above.
 unsafe impl Send for Shared {}
@@ -119,11 +121,12 @@ impl Shared {
             *self.panic.lock().unwrap_or_else(|e| e.into_inner()) = Some(panic);
         }
         let n_pieces = self.n_pieces.load(Ordering::Relaxed);
-        // SAFETY: as above: `caller` is not written while a piece is outstanding.
-        let caller = unsafe { (*self.caller.get()).clone() };
         let n_done = self.n_done.0.fetch_add(1, Ordering::SeqCst) + 1;
         if n_done == n_pieces && self.is_caller_parked.0.swap(false, Ordering::SeqCst) {
-            caller.unpark();
+            // The caller may have woken by itself, and another sleep here by now: it wakes for nothing, and sleeps again.
+            if let Some(caller) = &*self.caller.lock().unwrap_or_else(|e| e.into_inner()) {
+                caller.unpark();
+            }
         }
         true
     }
@@ -236,7 +239,7 @@ impl Pool {
             n_pieces: AtomicU32::new(0),
             piece: Padded(UnsafeCell::new(nothing)),
             is_caller_parked: Padded(AtomicBool::new(false)),
-            caller: UnsafeCell::new(thread::current()),
+            caller: Mutex::new(None),
             is_worker_parked: (0..n_workers).map(|_| Padded(AtomicBool::new(false))).collect(),
             is_stopping: AtomicBool::new(false),
             panic: Mutex::new(None),
@@ -277,6 +280,30 @@ impl Pool {
         }
     }
 
+    /// What handing out work costs here: the shortest of many regions in which each thread has a piece and nothing to do but
+    /// to see that the others have theirs. `None` if they have not all come, however often, as where other work has their
+    /// cores. Takes a few milliseconds at most.
+    pub fn handing_out(&mut self) -> Option<Duration> {
+        const ENOUGH: usize = 100;
+        const MOST: Duration = Duration::from_millis(3);
+        let n_threads = self.n_threads();
+        let (start, mut times) = (Instant::now(), Vec::with_capacity(ENOUGH));
+        while times.len() < ENOUGH && start.elapsed() < MOST {
+            let n_begun = AtomicUsize::new(0);
+            let region = Instant::now();
+            self.run(n_threads, |_, _| {
+                n_begun.fetch_add(1, Ordering::Relaxed);
+                spin_until(|| n_begun.load(Ordering::Relaxed) == n_threads);
+            });
+            let time = region.elapsed();
+            // Whoever waited in vain has done the others' pieces itself.
+            if time < SPIN {
+                times.push(time);
+            }
+        }
+        times.into_iter().min()
+    }
+
     /// Calls `piece(i, chunk)` once for each chunk of `chunk_len` elements of `data`, the last perhaps shorter, as
     /// [`Pool::run`] does.
     ///
@@ -299,13 +326,10 @@ impl Pool {
         self.region = self.region.wrapping_add(1);
         shared.n_done.0.store(0, Ordering::Relaxed);
         shared.n_pieces.store(n_pieces as u32, Ordering::Relaxed);
-        // SAFETY: no piece is outstanding, so nobody reads `piece` or `caller`. The piece's true lifetime ends
-        // after this function has waited for all pieces.
+        // SAFETY: no piece is outstanding, so nobody reads `piece`. Its true lifetime ends after this function has waited
+        // for all pieces.
         unsafe {
             *shared.piece.0.get() = std::mem::transmute::<*const Piece<'_>, *const Piece<'static>>(piece);
-            if (*shared.caller.get()).id() != thread::current().id() {
-                *shared.caller.get() = thread::current();
-            }
         }
         for (i, share) in shared.shares.iter().enumerate() {
             let share_start = |i| i * n_pieces / shared.shares.len();
@@ -323,6 +347,7 @@ impl Pool {
         if !is_done() {
             let work_end = Instant::now();
             while !spin_until(is_done) {
+                *shared.caller.lock().unwrap_or_else(|e| e.into_inner()) = Some(thread::current());
                 shared.is_caller_parked.0.store(true, Ordering::SeqCst);
                 while shared.is_caller_parked.0.load(Ordering::SeqCst) && !is_done() {
                     thread::park();
@@ -380,7 +405,6 @@ impl<T: Default> PerThread<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicUsize;
 
     #[test]
     fn every_piece_is_done_exactly_once() {
@@ -439,6 +463,16 @@ mod tests {
             chunk.iter_mut().for_each(|x| *x += i);
         });
         assert!(data.iter().enumerate().all(|(at, x)| *x == at / 10));
+    }
+
+    #[test]
+    fn handing_out_takes_time() {
+        // Where the other core is busy nobody comes.
+        for n_threads in [1, 2, 3] {
+            let cost = Pool::new(n_threads).handing_out();
+            assert!(cost.is_none_or(|cost| cost < SPIN), "{cost:?}");
+        }
+        assert!(Pool::new(1).handing_out().is_some());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! Invariants, which readers establish: every index is in range; a constant has exactly the bytes of its shape; each
 //! tensor is a constant, an input, or the output of one node, which comes before all that use it.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -241,6 +242,10 @@ pub enum Unary {
 impl Unary {
     /// max(x, 0).
     pub const RELU: Unary = Unary::Clip { low: 0.0, high: f32::INFINITY };
+    /// x kept in 0..=6.
+    pub const RELU6: Unary = Unary::Clip { low: 0.0, high: 6.0 };
+    /// x kept in -1..=1.
+    pub const RELU_N1_TO_1: Unary = Unary::Clip { low: -1.0, high: 1.0 };
 }
 
 /// A function of two numbers.
@@ -449,6 +454,17 @@ pub enum Op {
 }
 
 impl Op {
+    /// What follows a layer on the spot; `None` for operators that nothing can follow so.
+    pub fn activation_mut(&mut self) -> Option<&mut Activation> {
+        match self {
+            Op::Conv2d { activation, .. }
+            | Op::DepthwiseConv2d { activation, .. }
+            | Op::FullyConnected { activation, .. }
+            | Op::Add { activation } => Some(activation),
+            _ => None,
+        }
+    }
+
     /// TFLite's name, or ours for what it lacks.
     pub fn name(&self) -> &'static str {
         match self {
@@ -505,6 +521,8 @@ impl Unary {
             Unary::Softplus => "SOFTPLUS",
             Unary::Softsign => "SOFTSIGN",
             Unary::RELU => "RELU",
+            Unary::RELU6 => "RELU6",
+            Unary::RELU_N1_TO_1 => "RELU_N1_TO_1",
             Unary::Clip { .. } => "CLIP",
             Unary::LeakyRelu { .. } => "LEAKY_RELU",
             Unary::Elu { .. } => "ELU",
@@ -560,6 +578,50 @@ pub struct Graph {
 }
 
 impl Graph {
+    /// How often each tensor is used, by operators and as an output.
+    pub fn n_uses(&self) -> Vec<usize> {
+        let mut n_uses = vec![0; self.tensors.len()];
+        for id in self.nodes.iter().flat_map(|node| node.inputs.iter().flatten()).chain(&self.outputs) {
+            n_uses[*id] += 1;
+        }
+        n_uses
+    }
+
+    /// Gives each activation on floats to the layer before it, where nobody else wants what that gives.
+    pub(crate) fn fuse_activations(&mut self) {
+        let n_uses = self.n_uses();
+        let mut makers: HashMap<TensorId, usize> = HashMap::new();
+        let mut kept: Vec<Node> = Vec::new();
+        for node in std::mem::take(&mut self.nodes) {
+            let fused = match node.op {
+                Op::Unary(Unary::RELU) => Some(Activation::Relu),
+                Op::Unary(Unary::RELU6) => Some(Activation::Relu6),
+                _ => None,
+            };
+            let input = node.inputs.first().copied().flatten().filter(|id| n_uses[*id] == 1);
+            if let (Some(fused), Some(maker)) = (fused, input.and_then(|id| makers.get(&id)))
+                && self.tensors[node.outputs[0]].element_type == ElementType::F32
+                && self.is_shape_kept(&kept[*maker])
+                && let Some(activation) = kept[*maker].op.activation_mut()
+                && *activation == Activation::None
+            {
+                *activation = fused;
+                kept[*maker].outputs[0] = node.outputs[0];
+                makers.insert(node.outputs[0], *maker);
+                continue;
+            }
+            makers.extend(node.outputs.iter().map(|id| (*id, kept.len())));
+            kept.push(node);
+        }
+        self.nodes = kept;
+    }
+
+    /// Whether a node is no sum of tensors of different shapes: those have no activation behind them.
+    fn is_shape_kept(&self, node: &Node) -> bool {
+        let shape = |id: &Option<TensorId>| id.map(|id| &self.tensors[id].shape);
+        !matches!(node.op, Op::Add { .. }) || node.inputs.iter().all(|id| shape(id) == shape(&node.inputs[0]))
+    }
+
     /// Checks what the invariants say about the order of nodes: whatever is used is there before, and made once.
     pub(crate) fn check_order(&self) -> Result<(), Error> {
         let mut is_known: Vec<bool> = self.tensors.iter().map(|tensor| tensor.constant.is_some()).collect();

@@ -1,10 +1,10 @@
 //! Real networks against LiteRT's answers (`testdata/networks/make.py`), on every instruction set of this CPU, with one
-//! thread and two: bytes are equal, floats near.
+//! thread and two: bytes are equal, floats near. And functions of single bytes against LiteRT's (`bytes.py` there).
 
 use std::path::PathBuf;
 
 use edgeward_kernels::Isa;
-use edgeward_perceive::graph::ElementType;
+use edgeward_perceive::graph::{ElementType, Node, Op, Quantization, Tensor, Unary};
 use edgeward_perceive::{Arithmetic, Graph, Network, Options, tflite};
 
 /// As `make.py` has it.
@@ -143,4 +143,66 @@ fn every_network_is_compared() {
         .collect();
     names.sort();
     assert_eq!(names, NAMES);
+}
+
+/// What LiteRT gives for all bytes.
+#[derive(serde::Deserialize)]
+struct OfBytes {
+    function: String,
+    alpha: Option<f32>,
+    from: (f32, i32),
+    to: (f32, i32),
+    xnnpack: Vec<i8>,
+    reference: Vec<i8>,
+}
+
+#[test]
+fn functions_of_bytes() {
+    let cases: Vec<OfBytes> =
+        serde_json::from_slice(&std::fs::read(folder().join("bytes.json")).unwrap()).unwrap();
+    assert!(cases.len() >= 40);
+    for case in cases {
+        let op = match (case.function.as_str(), case.alpha) {
+            ("LOGISTIC", _) => Op::Unary(Unary::Sigmoid),
+            ("TANH", _) => Op::Unary(Unary::Tanh),
+            ("LEAKY_RELU", Some(alpha)) => Op::Unary(Unary::LeakyRelu { alpha }),
+            ("HARD_SWISH", _) => Op::Unary(Unary::HardSwish),
+            ("GELU", _) => Op::Unary(Unary::Gelu),
+            ("RELU", _) => Op::Unary(Unary::RELU),
+            ("RELU6", _) => Op::Unary(Unary::RELU6),
+            ("QUANTIZE", _) => Op::Quantize,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(op.name(), case.function);
+        let tensor = |name: &str, (scale, zero): (f32, i32)| Tensor {
+            name: name.into(),
+            element_type: ElementType::I8,
+            shape: vec![1, 256],
+            quantization: Some(Quantization { scales: vec![scale], zeros: vec![zero], axis: 0 }),
+            constant: None,
+        };
+        let graph = Graph {
+            tensors: vec![tensor("x", case.from), tensor("y", case.to)],
+            nodes: vec![Node { op, inputs: vec![Some(0)], outputs: vec![1] }],
+            inputs: vec![0],
+            outputs: vec![1],
+        };
+        // As it is, and as it is written and read.
+        let written = tflite::read(tflite::write(&graph).unwrap().into()).unwrap();
+        assert_eq!(written.nodes[0].op, graph.nodes[0].op);
+        for graph in [graph, written] {
+            for (arithmetic, expected) in
+                [(Arithmetic::Xnnpack, &case.xnnpack), (Arithmetic::Reference, &case.reference)]
+            {
+                let options = Options { arithmetic, ..Options::default() };
+                let mut network = Network::new(&graph, &options).unwrap();
+                let all: Vec<i8> = (-128..=127).collect();
+                network.set_input_bytes(0, &all).unwrap();
+                network.run();
+                let mut output = [0; 256];
+                network.output_bytes(0, &mut output).unwrap();
+                assert_eq!(output, expected[..], "{}, {:?} to {:?}", case.function, case.from, case.to);
+            }
+        }
+    }
 }

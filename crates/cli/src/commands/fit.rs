@@ -16,11 +16,12 @@ use serde::Serialize;
 
 use self::augment::{Augmentation, Plan};
 use super::net::FileError;
+use super::sensors::SensorArgs;
 use crate::Outcome;
 use crate::output::print_line;
 use crate::store::{Progress, Verbosity};
 
-pub(super) use tables::Reader;
+pub(super) use tables::{Reader, ReadyExample};
 
 /// Bytes of the largest file of what was learnt.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -35,6 +36,7 @@ Examples:
   edgeward fit recordings/ --folds 5 -o digits.json          or names such as 7_jackson_3.wav
   edgeward fit training.csv --target Occupancy --test test.csv -o room.json
   edgeward fit leaves/ --folds 5 --augment=flip,crop         learn from changed copies too
+  edgeward fit raw.csv --target Occupancy --every 5min --hampel 3 --unit Temperature=degF:degC -o room.json
   edgeward fit engines.csv --target remaining --series engine --window 30 --learner trees -o engines.json
 then
   edgeward see leaf.jpg --model leaves.json
@@ -43,7 +45,10 @@ then
 
 Images become histograms of colours and patterns of texture, recordings of up to a minute the course of
 their timbre, rows of a table their numbers; with --window what the last rows were and where they are going.
-A row without a target is no example, but part of the rows before the next.")]
+A row without a target is no example, but part of the rows before the next. Raw measurements are brought to
+units and to even steps of time, and wild values replaced, as `edgeward watch` does: how is kept in what was learnt,
+so nobody has to say it again. On even steps a row that lacks a number is a gap, and what is learnt is told by the row
+nearest to each step.")]
 pub struct Args {
     /// A folder of images or of recordings (WAV, FLAC, MP3), or tables (CSV, columns separated by spaces, JSON lines)
     #[arg(required = true)]
@@ -78,6 +83,8 @@ pub struct Args {
     /// Of tables: rows that are looked at together
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=MAX_WINDOW as i64))]
     window: u32,
+    #[command(flatten)]
+    sensors: SensorArgs,
     /// Learn from changed copies of the examples too, which are still what they were: of what suits them, or of what is
     /// named, as in --augment=crop,noise. Check that it is true of yours: a mirrored letter is no letter
     #[arg(long, value_enum, value_name = "KINDS", value_delimiter = ',', num_args = 0.., require_equals = true, default_missing_value = "auto")]
@@ -224,15 +231,26 @@ fn read(
         }
         _ => Ok(None),
     };
+    let preparation = args.sensors.preparation();
     if let [folder] = data
         && folder.is_dir()
     {
+        if !preparation.is_none() {
+            return Err("units, steps of time, filters and features are for tables of measurements".into());
+        }
         return folder::read(folder, args.group, like, plan, progress);
     }
     let Some(target) = &args.target else {
         return Err("say with --target which column of the table is to be told".into());
     };
-    tables::read(data, target, &args.ignore, args.series.as_deref(), args.window as usize, like, plan)
+    let wanted = tables::Wanted {
+        target,
+        ignore: &args.ignore,
+        series: args.series.as_deref(),
+        window: args.window as usize,
+        preparation,
+    };
+    tables::read(data, &wanted, like, plan)
 }
 
 fn answer(args: &Args, examples: &Examples) -> Result<Answer, Box<dyn std::error::Error>> {

@@ -17,6 +17,7 @@ pub mod pull;
 pub mod rm;
 pub mod run;
 pub mod see;
+mod sensors;
 pub mod serve;
 mod sounds;
 pub mod tokenize;

@@ -7,14 +7,13 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use edgeward_perceive::anomaly::{Alarm, Change, Detector, Ewma, Peaks, RobustZ, Settled, WindowedGaussian};
 use edgeward_perceive::learner::{Answer, Fitted, Input};
-use edgeward_perceive::sensor::{
-    Conversion, Feature, Features, Gaps, Grid, Hampel, Pipeline, Point, parse_duration,
-};
+use edgeward_perceive::sensor::Point;
 use edgeward_perceive::table::{Records, Rows};
 use serde::Serialize;
 
 use super::fit;
 use super::net::FileError;
+use super::sensors::SensorArgs;
 use crate::Outcome;
 use crate::output::print_line;
 
@@ -53,28 +52,12 @@ pub struct Args {
     /// Values without a larger score, before an alarm and, after one, until the next
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     hold: u32,
-    /// The unit of the values and the one to judge in, as in degF:degC
-    #[arg(long, value_name = "FROM:TO", value_parser = conversion)]
-    unit: Option<Conversion>,
-    /// Bring the values to even steps of time, as in 500ms, 5min; times are in the first column (in JSON lines
-    /// `timestamp`, `time` or `ts`), as seconds or as 2026-11-28 10:15:30
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    every: Option<f64>,
-    /// Refuse longer gaps in time [default: a line leads over all]
-    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "every")]
-    max_gap: Option<f64>,
-    /// Replace single wild values by the median of as many values on either side; alarms come as many values later
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
-    hampel: Option<u16>,
-    /// Watch a feature of the last values instead of the values
-    #[arg(long, value_enum)]
-    feature: Option<FeatureArg>,
-    /// Values that a feature is of
-    #[arg(long, default_value_t = 64, requires = "feature", value_parser = clap::value_parser!(u32).range(2..=65536))]
-    over: u32,
-    /// What `edgeward fit` has learnt: tell what each row is, and not what is unusual; a class is said when it changes
+    /// What `edgeward fit` has learnt: tell what each row is, and not what is unusual; a class is said when it changes.
+    /// Measurements are made ready as they were for learning
     #[arg(long, short, conflicts_with_all = ["detector", "column", "threshold", "unit", "every", "hampel", "feature"])]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    sensors: SensorArgs,
     /// Print a line of JSON for each alarm
     #[arg(long)]
     json: bool,
@@ -91,55 +74,6 @@ enum DetectorArg {
     /// A value that is improbable under a normal distribution of those before
     Gaussian,
 }
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum FeatureArg {
-    Mean,
-    /// Standard deviation
-    Deviation,
-    /// Effective value
-    Rms,
-    /// Largest less smallest
-    Range,
-    /// Change from value to value
-    Slope,
-    /// Largest distance from the mean, in standard deviations
-    Crest,
-    /// 3 for a normal distribution, more where there are knocks
-    Kurtosis,
-    /// How often it goes through its mean, 0 to 1
-    Crossings,
-    /// Strongest frequency: in hertz with --every, else in cycles from value to value
-    Frequency,
-}
-
-impl From<FeatureArg> for Feature {
-    fn from(feature: FeatureArg) -> Feature {
-        match feature {
-            FeatureArg::Mean => Feature::Mean,
-            FeatureArg::Deviation => Feature::Deviation,
-            FeatureArg::Rms => Feature::Rms,
-            FeatureArg::Range => Feature::Range,
-            FeatureArg::Slope => Feature::Slope,
-            FeatureArg::Crest => Feature::Crest,
-            FeatureArg::Kurtosis => Feature::Kurtosis,
-            FeatureArg::Crossings => Feature::Crossings,
-            FeatureArg::Frequency => Feature::Frequency,
-        }
-    }
-}
-
-fn conversion(text: &str) -> Result<Conversion, String> {
-    let (from, to) = text.split_once(':').ok_or("give two units, as in degF:degC")?;
-    Conversion::between(from, to).map_err(|error| error.to_string())
-}
-
-fn duration(text: &str) -> Result<f64, String> {
-    parse_duration(text).ok_or_else(|| "give a number and us, ms, s, min, h or d".to_owned())
-}
-
-/// Outliers are as many standard deviations from the median.
-const HAMPEL_THRESHOLD: f64 = 3.0;
 
 fn score(text: &str) -> Result<f64, String> {
     match text.parse() {
@@ -160,19 +94,6 @@ impl Args {
                 Box::new(Settled::new(WindowedGaussian::new(window, window.div_ceil(64)), MIN_SEEN))
             }
         }
-    }
-
-    fn pipeline(&self) -> Pipeline {
-        let gaps = self.max_gap.map_or(Gaps::Fill, Gaps::Refuse);
-        Pipeline::new(
-            self.unit,
-            self.every.map(|step_s| Grid::new(step_s, gaps)),
-            self.hampel.map(|half| Hampel::new(half.into(), HAMPEL_THRESHOLD)),
-            self.feature.map(|feature| {
-                let rate = self.every.map(|step_s| 1.0 / step_s);
-                (feature.into(), Features::new(self.over as usize, rate))
-            }),
-        )
     }
 
     fn threshold(&self) -> f64 {
@@ -221,6 +142,9 @@ pub fn run(args: &Args) -> Outcome {
 struct Told<'a> {
     file: &'a str,
     line: u64,
+    /// Of a row on an even grid of time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     label: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -234,33 +158,42 @@ fn tell(args: &Args, fitted: &Fitted, path: &Path, source: impl BufRead) -> Outc
     let mut reader = fit::Reader::new(&records, &fitted.input)?;
     let file = path.display().to_string();
     let mut before = None;
-    for record in records {
-        let record = record?;
-        let features = reader.features(&record)?;
-        let mut told = Told { file: &file, line: record.line, label: None, probability: None, number: None };
-        let text = match &fitted.answer {
-            Answer::Number(name) => {
-                let number = fitted.learner.number(&features);
-                told.number = Some(number);
-                format!("{name} {number:.3}")
-            }
-            Answer::Class(_) => {
-                let likeliest = fit::classes(fitted, &features, 1).expect("classes were learnt");
-                let (class, label, probability) = likeliest[0];
-                if before.replace(class) == Some(class) {
-                    continue;
+    let mut ready = Vec::new();
+    let mut tell_ready = |ready: &mut Vec<fit::ReadyExample>| -> Outcome {
+        for fit::ReadyExample { row, features, .. } in ready.drain(..) {
+            let (line, time) = (row.point.line, row.point.label.as_deref());
+            let mut told = Told { file: &file, line, time, label: None, probability: None, number: None };
+            let text = match &fitted.answer {
+                Answer::Number(name) => {
+                    let number = fitted.learner.number(&features);
+                    told.number = Some(number);
+                    format!("{name} {number:.3}")
                 }
-                (told.label, told.probability) = (Some(label), Some(probability));
-                format!("{label} ({probability:.2})")
+                Answer::Class(_) => {
+                    let likeliest = fit::classes(fitted, &features, 1).expect("classes were learnt");
+                    let (class, label, probability) = likeliest[0];
+                    if before.replace(class) == Some(class) {
+                        continue;
+                    }
+                    (told.label, told.probability) = (Some(label), Some(probability));
+                    format!("{label} ({probability:.2})")
+                }
+            };
+            if args.json {
+                print_line(&serde_json::to_string(&told)?)?;
+            } else {
+                let time = time.map_or_else(String::new, |time| format!(", {time}"));
+                print_line(&format!("{file}, line {line}{time}: {text}"))?;
             }
-        };
-        if args.json {
-            print_line(&serde_json::to_string(&told)?)?;
-        } else {
-            print_line(&format!("{file}, line {}: {text}", record.line))?;
         }
+        Ok(())
+    };
+    for record in records {
+        reader.push(&record?, &mut ready)?;
+        tell_ready(&mut ready)?;
     }
-    Ok(())
+    reader.finish(&mut ready);
+    tell_ready(&mut ready)
 }
 
 fn watch(args: &Args, path: &Path, source: impl BufRead) -> Outcome {
@@ -268,10 +201,12 @@ fn watch(args: &Args, path: &Path, source: impl BufRead) -> Outcome {
     let threshold = args.threshold();
     let mut alarm = Alarm::new(threshold, threshold, args.hold as usize);
     let file = path.display().to_string();
-    let mut pipeline = args.pipeline();
+    let (preparation, column) = (args.sensors.preparation(), args.column.clone().unwrap_or_default());
+    preparation.check(std::slice::from_ref(&column))?;
+    let mut pipeline = preparation.pipeline(&column)?;
     let mut ready = Vec::new();
     let mut judge = |ready: &mut Vec<Point>| -> Outcome {
-        for Point { line, label, value } in ready.drain(..) {
+        for Point { line, label, value, .. } in ready.drain(..) {
             let score = detector.score(value);
             if alarm.update(score) != Change::Raised {
                 continue;

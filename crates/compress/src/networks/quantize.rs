@@ -1,12 +1,15 @@
 //! A float network's graph in eight bits.
 //!
 //! Weights have a scale for each output channel and no zero point; biases are 32-bit, with the product of their layer's
-//! scales; activations have a scale and a zero point each, and what only moves or averages them keeps its input's.
-//! Softmax gives 1/256ths. Rounding a channel's weights moves the mean of its outputs; that is measured on the examples,
+//! scales; activations have a scale and a zero point each, and what only moves or averages them keeps its input's. What is
+//! concatenated has one scale: the layers that make the parts take it over, or the parts are brought to it by a QUANTIZE.
+//! Softmax and the logistic function give 1/256ths, tanh 1/128ths, as TFLite wants it. Rounding a channel's weights moves the mean of its outputs; that is measured on the examples,
 //! float inputs and all, and taken from the bias (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization
 //! and Bias Correction", section 4.2, by measuring).
 
-use edgeward_perceive::graph::{Activation, Constant, ElementType, Node, Op, Quantization, Tensor, TensorId};
+use edgeward_perceive::graph::{
+    Activation, Constant, ElementType, Node, Op, Quantization, Tensor, TensorId, Unary,
+};
 use edgeward_perceive::{Error, Graph};
 
 use super::statistics::{Method, Statistics};
@@ -144,7 +147,28 @@ pub fn quantize_with(
         inputs.truncate(1);
         inputs.extend([Some(n_tensors - 2), Some(n_tensors - 1)]);
     }
+    requantize_parts(&mut result);
     Ok(without_unused(&result))
+}
+
+/// Brings what is concatenated to the scale of the whole, where it has another.
+fn requantize_parts(graph: &mut Graph) {
+    for node in std::mem::take(&mut graph.nodes) {
+        let mut node = node;
+        if matches!(node.op, Op::Concat { .. }) {
+            let whole = graph.tensors[node.outputs[0]].quantization.clone();
+            for input in &mut node.inputs {
+                let Some(id) = input.filter(|id| graph.tensors[*id].quantization != whole) else { continue };
+                let part = &graph.tensors[id];
+                let name = format!("{}/requantized", part.name);
+                graph.tensors.push(Tensor { name, quantization: whole.clone(), ..part.clone() });
+                let part = graph.tensors.len() - 1;
+                graph.nodes.push(Node { op: Op::Quantize, inputs: vec![Some(id)], outputs: vec![part] });
+                *input = Some(part);
+            }
+        }
+        graph.nodes.push(node);
+    }
 }
 
 /// Scale and zero point of each activation.
@@ -154,6 +178,7 @@ fn activation_scales(
     options: &Options,
 ) -> Result<Vec<Option<Quantization>>, Error> {
     let mut scales: Vec<Option<Quantization>> = vec![None; graph.tensors.len()];
+    let producers = Producers::new(graph);
     for id in &graph.inputs {
         if graph.tensors[*id].element_type != ElementType::F32 {
             return Err(unsupported(graph, *id, "an input that is no float"));
@@ -178,28 +203,89 @@ fn activation_scales(
             Ok(affine(range))
         };
         scales[output] = match &node.op {
-            Op::Conv2d { .. }
-            | Op::DepthwiseConv2d { .. }
-            | Op::FullyConnected { .. }
-            | Op::Add { .. }
-            | Op::Mean { .. } => {
+            op if keeps_scale(op) => Some(input()?.clone()),
+            op if has_free_scale(op) => {
                 input()?;
                 Some(seen()?)
             }
-            Op::AveragePool2d { .. }
-            | Op::MaxPool2d { .. }
-            | Op::Pad
-            | Op::Reshape { .. }
-            | Op::Transpose { .. } => Some(input()?.clone()),
-            Op::Softmax { .. } => {
+            Op::Softmax { .. } | Op::Unary(Unary::Sigmoid) => {
                 input()?;
                 Some(Quantization { scales: vec![1.0 / 256.0], zeros: vec![-128], axis: 0 })
+            }
+            Op::Unary(Unary::Tanh) => {
+                input()?;
+                Some(Quantization { scales: vec![1.0 / 128.0], zeros: vec![0], axis: 0 })
+            }
+            Op::Concat { .. } => {
+                let whole = seen()?;
+                for part in &node.inputs {
+                    let part = part.filter(|id| scales[*id].is_some());
+                    let part = part.ok_or_else(|| refused("an input that has no eight bits"))?;
+                    for id in producers.path(graph, part) {
+                        scales[id] = Some(whole.clone());
+                    }
+                }
+                Some(whole)
             }
             op if is_of_shapes(op) => None,
             _ => return Err(refused("an operator that has no eight-bit form here")),
         };
     }
     Ok(scales)
+}
+
+/// Whether results have the scale of the first input: nothing is computed but means and maxima.
+fn keeps_scale(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::AveragePool2d { .. } | Op::MaxPool2d { .. } | Op::Pad | Op::Reshape { .. } | Op::Transpose { .. }
+    )
+}
+
+/// Whether results may have any scale.
+fn has_free_scale(op: &Op) -> bool {
+    match op {
+        Op::Conv2d { .. }
+        | Op::DepthwiseConv2d { .. }
+        | Op::FullyConnected { .. }
+        | Op::Add { .. }
+        | Op::Mean { .. }
+        | Op::Unary(Unary::RELU | Unary::RELU6 | Unary::RELU_N1_TO_1 | Unary::HardSwish | Unary::Gelu) => {
+            true
+        }
+        Op::Unary(Unary::LeakyRelu { alpha }) => *alpha >= 0.0,
+        _ => false,
+    }
+}
+
+/// Who makes each tensor, and how many use it.
+struct Producers {
+    nodes: Vec<Option<usize>>,
+    n_uses: Vec<usize>,
+}
+
+impl Producers {
+    fn new(graph: &Graph) -> Producers {
+        let mut nodes = vec![None; graph.tensors.len()];
+        for (idx, node) in graph.nodes.iter().enumerate() {
+            node.outputs.iter().for_each(|id| nodes[*id] = Some(idx));
+        }
+        Producers { nodes, n_uses: graph.n_uses() }
+    }
+
+    /// The tensors from `id` back to one whose scale is free, if all of them are for one reader alone; otherwise none.
+    fn path(&self, graph: &Graph, mut id: TensorId) -> Vec<TensorId> {
+        let mut path = Vec::new();
+        while let Some(node) = self.nodes[id].filter(|_| self.n_uses[id] == 1).map(|idx| &graph.nodes[idx]) {
+            path.push(id);
+            match node.inputs[0] {
+                _ if has_free_scale(&node.op) => return path,
+                Some(input) if keeps_scale(&node.op) => id = input,
+                _ => break,
+            }
+        }
+        Vec::new()
+    }
 }
 
 fn unsupported(graph: &Graph, id: TensorId, what: &str) -> Error {

@@ -85,7 +85,7 @@ impl Conv32 {
         } else {
             to.width / LANES
         };
-        let pieces = Pieces::new(pool.n_threads(), n_units, n_pixels * self.weights.len());
+        let pieces = Pieces::new(pool.n_threads(), n_units);
         let output = Shared(output.as_mut_ptr());
         pool.run(pieces.n_pieces, |_, piece| {
             let units = pieces.units(piece);

@@ -157,7 +157,6 @@ impl Task<'_> {
         let (conv, to) = (self.conv, self.to);
         let n_tiles = conv.n_out.div_ceil(LANES);
         let n_pixels = to.height * to.width;
-        let macs = n_pixels * conv.weights.as_slice().len();
         let all = Part { tiles: 0..n_tiles, rows: 0..to.height, columns: 0..to.width };
         // Few pixels are cut by tiles: each thread reads its own weights. Many are cut by rows, or one row by columns.
         let cut = if n_pixels < 2 * LANES {
@@ -172,7 +171,7 @@ impl Task<'_> {
             Cut::Rows => to.height,
             Cut::Columns => to.width / LANES,
         };
-        let pieces = Pieces::new(pool.n_threads(), n_units, macs);
+        let pieces = Pieces::new(pool.n_threads(), n_units);
         pool.run(pieces.n_pieces, |_, piece| {
             let units = pieces.units(piece);
             let mut part = all.clone();

@@ -66,9 +66,7 @@ impl Depthwise32 {
         let ((image, from), (output, to)) = (image, output);
         assert!(from.channels == self.n_channels && to.channels == self.n_channels);
         self.window.check((image.len(), from), (output.len(), to));
-        // A multiplication here costs some eight times one of a convolution in eight bits.
-        let macs = 8 * to.height * to.width * self.weights.len();
-        let pieces = Pieces::new(pool.n_threads(), to.height, macs);
+        let pieces = Pieces::new(pool.n_threads(), to.height);
         let output = Shared(output.as_mut_ptr());
         pool.run(pieces.n_pieces, |_, piece| {
             isa.run(PartKernel { layer: self, image, from, to, output: &output, rows: pieces.units(piece) });

@@ -120,8 +120,7 @@ impl Depthwise8 {
         let ((image, from), (output, to)) = (image, output);
         assert!(from.channels == self.n_channels && to.channels == self.n_channels);
         self.window.check((image.len(), from), (output.len(), to));
-        let macs = to.height * to.width * self.weights.as_slice().len() / rows_at_once(self.window);
-        let pieces = Pieces::new(pool.n_threads(), to.height, macs);
+        let pieces = Pieces::new(pool.n_threads(), to.height);
         let output = Shared(output.as_mut_ptr());
         pool.run(pieces.n_pieces, |_, piece| {
             let rows = pieces.units(piece);

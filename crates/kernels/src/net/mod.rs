@@ -20,6 +20,7 @@ mod pointwise;
 mod pool;
 mod requant;
 mod softmax;
+mod table;
 
 pub use conv8::{Conv8, Output8, conv8_ref};
 pub use conv32::{Conv32, conv32_ref};
@@ -29,6 +30,7 @@ pub use pointwise::{Add8, add32, pad, quantize};
 pub use pool::{Mean8, Pooling, mean8, mean32};
 pub use requant::{Requant, Rounding};
 pub use softmax::{Softmax8, softmax32};
+pub use table::{Function8, Table8};
 
 use std::ops::Range;
 
@@ -36,8 +38,6 @@ use crate::isa::LANES;
 
 /// Elements that must be readable behind an input.
 pub const SLACK: usize = 64;
-/// Below this many multiply-adds, a layer stays on the calling thread: handing it out would cost more.
-const SERIAL_MACS: usize = 1 << 17;
 
 /// Where the rows of an image lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,10 +149,11 @@ struct Pieces {
 }
 
 impl Pieces {
-    /// `n_units` that each thread may take some of; `macs` in all.
-    fn new(n_threads: usize, n_units: usize, macs: usize) -> Pieces {
-        // Pieces of equal work, one for each thread: a network's layers are too short for finer ones to pay.
-        let n_pieces = if macs < SERIAL_MACS { 1 } else { n_threads.min(n_units).max(1) };
+    /// `n_units` that each thread may take some of.
+    fn new(n_threads: usize, n_units: usize) -> Pieces {
+        // Pieces of equal work, one for each thread: a network's layers are too short for finer ones to pay. Whether
+        // handing out pays at all, the caller decides by the pool that it gives.
+        let n_pieces = n_threads.min(n_units).max(1);
         Pieces { n_pieces, n_units }
     }
 

@@ -59,6 +59,12 @@ impl FixedPoint {
         }
     }
 
+    /// The nearest multiplier of 16 bits, `multiplier * 2^(shift - 15)`, and its shift.
+    pub fn short(self) -> (i16, i32) {
+        let rounded = (i64::from(self.multiplier) + (1 << 15)) >> 16;
+        (rounded.min(i16::MAX.into()) as i16, self.shift)
+    }
+
     /// `x` times the factor: a product of which the upper half is kept, rounded to nearest, ties up; then a shift,
     /// rounded to nearest, ties away from zero. A factor of 1 and above shifts up first, and what no longer fits wraps.
     #[inline(always)]

@@ -5,14 +5,16 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::Learner;
+use crate::sensor::Preparation;
 use crate::sound::Clip;
 use crate::table::Window;
 use crate::vision;
 
 /// What the file calls itself.
 const FORMAT: &str = "edgeward learner";
-/// Numbers of features are bound to the program's recipe for them: another recipe is another version.
-const VERSION: u32 = 1;
+/// Numbers of features are bound to the program's recipe for them: another recipe is another version. Version 1 had no
+/// preparation of tables, and is read as one that wants none.
+const VERSION: u32 = 2;
 /// Rows of the longest window.
 pub const MAX_WINDOW: usize = 10_000;
 
@@ -30,7 +32,7 @@ pub struct Fitted {
 }
 
 /// What features are made of.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Input {
     /// [`vision::features()`] of an image.
@@ -46,6 +48,9 @@ pub enum Input {
         /// The column that tells series from each other.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         series: Option<String>,
+        /// How its measurements are made ready.
+        #[serde(skip_serializing_if = "Preparation::is_none", default)]
+        preparation: Preparation,
     },
 }
 
@@ -100,13 +105,14 @@ impl Fitted {
         if self.format != FORMAT {
             return wrong(format!("it calls itself {:?}", self.format));
         }
-        if self.version != VERSION {
+        if !(1..=VERSION).contains(&self.version) {
             return wrong(format!("it is of version {}, and this program reads {VERSION}", self.version));
         }
-        if let Input::Table { columns, window, .. } = &self.input
-            && (columns.is_empty() || !(1..=MAX_WINDOW).contains(window))
-        {
-            return wrong(format!("{} columns and {window} rows", columns.len()));
+        if let Input::Table { columns, window, preparation, .. } = &self.input {
+            if columns.is_empty() || !(1..=MAX_WINDOW).contains(window) {
+                return wrong(format!("{} columns and {window} rows", columns.len()));
+            }
+            preparation.check(columns).map_err(|what| FileError { what })?;
         }
         self.learner.check().map_err(|what| FileError { what })?;
         let n_outputs = match &self.answer {
@@ -149,7 +155,9 @@ mod tests {
         [[0.0, 1.0], [0.1, 0.9], [1.0, 0.0], [0.9, 0.2]].iter().for_each(|row| samples.push(row));
         let target = Target::Classes { of: vec![0, 0, 1, 1], n_classes: 2 };
         let learner = Learner::fit(Kind::Linear, &samples, &target).unwrap();
-        let input = Input::Table { columns: vec!["a".into(), "b".into()], window: 1, series: None };
+        let preparation = Preparation { every_s: Some(60.0), hampel: Some(3), ..Preparation::default() };
+        let input =
+            Input::Table { columns: vec!["a".into(), "b".into()], window: 1, series: None, preparation };
         let fitted = Fitted::new(input, Answer::Class(vec!["no".into(), "yes".into()]), learner);
         let text = fitted.to_json();
         let again = Fitted::from_json(text.as_bytes()).unwrap();
@@ -157,12 +165,20 @@ mod tests {
         // Numbers come back to their last bit or so.
         let probability = |fitted: &Fitted| fitted.learner.probabilities(&[0.52, 0.5])[0];
         assert!((probability(&again) - probability(&fitted)).abs() < 1e-9);
+        // What is left out is not wanted: files of version 1 say nothing of it.
+        let old = text.replace("\"version\":2", "\"version\":1");
+        let start = old.find(",\"preparation\"").unwrap();
+        let end = start + old[start..].find('}').unwrap() + 1;
+        let old = Fitted::from_json([&old[..start], &old[end..]].concat().as_bytes()).unwrap();
+        assert!(matches!(old.input, Input::Table { preparation, .. } if preparation.is_none()));
         for n in 0..text.len() {
             assert!(Fitted::from_json(&text.as_bytes()[..n]).is_err(), "{n} bytes");
         }
         for (from, to) in [
             ("edgeward learner", "another"),
-            ("\"version\":1", "\"version\":2"),
+            ("\"version\":2", "\"version\":3"),
+            ("\"every_s\":60.0", "\"every_s\":0.0"),
+            ("\"hampel\":3", "\"hampel\":3000"),
             ("\"window\":1", "\"window\":0"),
             ("\"window\":1", "\"window\":4000000000"),
             ("[\"a\",\"b\"]", "[\"a\"]"),

@@ -7,6 +7,7 @@ mod fold;
 mod layers;
 mod lower;
 mod memory;
+mod threads;
 pub(crate) mod walk;
 
 use edgeward_kernels::memory::{floats, floats_mut};
@@ -117,8 +118,12 @@ trait Step: Send + Sync {
 /// A network that runs.
 pub struct Network {
     steps: Vec<Box<dyn Step>>,
+    /// Of each step, whether all threads take part in it.
+    is_shared: Vec<bool>,
     memory: Memory,
     pool: Pool,
+    /// The caller's thread.
+    alone: Pool,
     isa: Isa,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
@@ -143,10 +148,14 @@ impl Network {
         for (value, constant) in &plan.constants {
             memory.get_mut(*value).copy_from_slice(constant.bytes());
         }
+        let (mut pool, mut alone) = (Pool::new(options.n_threads), Pool::new(1));
+        let is_shared = threads::choose(&plan.steps, &mut memory, (&mut pool, &mut alone), options.isa);
         Ok(Network {
             steps: plan.steps,
+            is_shared,
             memory,
-            pool: Pool::new(options.n_threads),
+            pool,
+            alone,
             isa: options.isa,
             inputs: plan.inputs,
             outputs: plan.outputs,
@@ -209,8 +218,9 @@ impl Network {
 
     /// Computes the outputs.
     pub fn run(&mut self) {
-        for step in &self.steps {
-            step.run(&mut self.memory, &mut self.pool, self.isa);
+        for (step, is_shared) in self.steps.iter().zip(&self.is_shared) {
+            let pool = if *is_shared { &mut self.pool } else { &mut self.alone };
+            step.run(&mut self.memory, pool, self.isa);
         }
     }
 

@@ -365,7 +365,7 @@ impl<'s> Builder<'s> {
 
     /// Gives the layer that was made last an activation.
     pub fn activate(&mut self, fused: Activation) {
-        let last = self.graph.nodes.last_mut().and_then(|node| activation(&mut node.op));
+        let last = self.graph.nodes.last_mut().and_then(|node| node.op.activation_mut());
         *last.expect("a layer was made last") = fused;
     }
 
@@ -623,12 +623,12 @@ impl<'s> Builder<'s> {
     fn tidy(&mut self) {
         self.drop_unused();
         super::fold::fold(&mut self.graph);
-        let n_uses = self.drop_unused();
-        self.fuse_activations(&n_uses);
+        self.drop_unused();
+        self.graph.fuse_activations();
     }
 
-    /// Drops nodes whose results nobody uses; how often each tensor is used.
-    fn drop_unused(&mut self) -> Vec<usize> {
+    /// Drops nodes whose results nobody uses.
+    fn drop_unused(&mut self) {
         let Graph { tensors, nodes, outputs, .. } = &mut self.graph;
         let mut n_uses = vec![0usize; tensors.len()];
         for id in outputs.iter() {
@@ -646,45 +646,6 @@ impl<'s> Builder<'s> {
         }
         kept.reverse();
         *nodes = kept;
-        n_uses
-    }
-
-    fn fuse_activations(&mut self, n_uses: &[usize]) {
-        let nodes = &mut self.graph.nodes;
-        let mut makers: HashMap<TensorId, usize> = HashMap::new();
-        for node in std::mem::take(nodes) {
-            let fused = match node.op {
-                Op::Unary(Unary::Clip { low: 0.0, high: f32::INFINITY }) => Some(Activation::Relu),
-                Op::Unary(Unary::Clip { low: 0.0, high: 6.0 }) => Some(Activation::Relu6),
-                _ => None,
-            };
-            let input = node.inputs.first().copied().flatten();
-            if let (Some(fused), Some(input)) = (fused, input.filter(|id| n_uses[*id] == 1))
-                && let Some(maker) = makers.get(&input)
-                && let Some(activation) = activation(&mut nodes[*maker].op)
-                && *activation == Activation::None
-            {
-                *activation = fused;
-                nodes[*maker].outputs[0] = node.outputs[0];
-                makers.insert(node.outputs[0], *maker);
-                continue;
-            }
-            node.outputs.iter().for_each(|id| {
-                makers.insert(*id, nodes.len());
-            });
-            nodes.push(node);
-        }
-    }
-}
-
-/// The activation of a layer on floats.
-fn activation(op: &mut Op) -> Option<&mut Activation> {
-    match op {
-        Op::Conv2d { activation, .. }
-        | Op::DepthwiseConv2d { activation, .. }
-        | Op::FullyConnected { activation, .. }
-        | Op::Add { activation } => Some(activation),
-        _ => None,
     }
 }
 

@@ -26,22 +26,13 @@ impl Affine {
 
 /// Folds all that can be.
 pub fn fold(graph: &mut Graph) {
-    let mut folding = Folding { n_uses: n_uses(graph), graph, n_left: MOST_NUMBERS };
+    let mut folding = Folding { n_uses: graph.n_uses(), graph, n_left: MOST_NUMBERS };
     folding.behind();
     folding.before();
     if folding.alone() {
         // A shift behind a factor joins it.
         folding.behind();
     }
-}
-
-/// How often each tensor is used, by nodes and as an output.
-fn n_uses(graph: &Graph) -> Vec<usize> {
-    let mut n_uses = vec![0; graph.tensors.len()];
-    for id in graph.nodes.iter().flat_map(|node| node.inputs.iter().flatten()).chain(&graph.outputs) {
-        n_uses[*id] += 1;
-    }
-    n_uses
 }
 
 struct Folding<'g> {

@@ -57,6 +57,17 @@ impl fmt::Display for GridError {
 
 impl std::error::Error for GridError {}
 
+/// A value of the grid.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cell {
+    /// Its middle, seconds.
+    pub time_s: f64,
+    /// The mean.
+    pub value: f64,
+    /// The line of the measurement nearest to the middle, if there was any in the cell.
+    pub nearest: Option<u64>,
+}
+
 /// Measurements in, values at even times out.
 #[derive(Clone, Debug)]
 pub struct Grid {
@@ -69,6 +80,8 @@ pub struct Grid {
     cell: u64,
     area: f64,
     covered_s: f64,
+    /// Of the measurements in that cell the nearest to its middle: how far, and its line.
+    nearest: Option<(f64, u64)>,
 }
 
 impl Grid {
@@ -78,18 +91,25 @@ impl Grid {
     /// If the step, or the longest gap, is not above 0.
     pub fn new(step_s: f64, gaps: Gaps) -> Grid {
         assert!(step_s > 0.0 && !matches!(gaps, Gaps::Refuse(longest) if longest <= 0.0));
-        Grid { step_s, gaps, last: None, origin_s: 0.0, cell: 0, area: 0.0, covered_s: 0.0 }
+        Grid { step_s, gaps, last: None, origin_s: 0.0, cell: 0, area: 0.0, covered_s: 0.0, nearest: None }
     }
 
-    /// Takes the next measurement, and adds to `ready` each cell's middle, in seconds, and value that is known by it. Of
-    /// several measurements at one time the last counts.
+    /// Takes the next measurement, with its line, and adds to `ready` each cell that is known by it. Of several measurements
+    /// at one time the last counts.
     ///
     /// # Errors
     /// If its time is before the last one's, or too long after it. It is left out then, and the next may follow.
-    pub fn push(&mut self, time_s: f64, value: f64, ready: &mut Vec<(f64, f64)>) -> Result<(), GridError> {
+    pub fn push(
+        &mut self,
+        line: u64,
+        time_s: f64,
+        value: f64,
+        ready: &mut Vec<Cell>,
+    ) -> Result<(), GridError> {
         let Some((before_s, before)) = self.last else {
             self.origin_s = time_s;
             self.last = Some((time_s, value));
+            self.nearest = Some((0.0, line));
             return Ok(());
         };
         let gap_s = time_s - before_s;
@@ -116,10 +136,15 @@ impl Grid {
                 from_s = to_s;
             }
             if time_s < end_s {
+                let distance_s = (time_s - middle_s).abs();
+                if self.nearest.is_none_or(|(nearest_s, _)| distance_s <= nearest_s) {
+                    self.nearest = Some((distance_s, line));
+                }
                 break;
             }
+            let nearest = self.nearest.take().map(|(_, line)| line);
             if self.covered_s > 0.0 {
-                ready.push((middle_s, self.area / self.covered_s));
+                ready.push(Cell { time_s: middle_s, value: self.area / self.covered_s, nearest });
             }
             self.cell += 1;
             (self.area, self.covered_s) = (0.0, 0.0);
@@ -136,8 +161,8 @@ mod tests {
 
     fn grid(step_s: f64, samples: &[(f64, f64)]) -> Vec<(f64, f64)> {
         let (mut grid, mut ready) = (Grid::new(step_s, Gaps::Fill), Vec::new());
-        samples.iter().for_each(|(time, value)| grid.push(*time, *value, &mut ready).unwrap());
-        ready
+        samples.iter().for_each(|(time, value)| grid.push(1, *time, *value, &mut ready).unwrap());
+        ready.iter().map(|cell| (cell.time_s, cell.value)).collect()
     }
 
     #[test]
@@ -175,16 +200,16 @@ mod tests {
         let samples = [(0.0, 0.0), (1.0, 1.0), (11.0, 11.0), (12.0, 12.0)];
         assert_eq!(grid(1.0, &samples).len(), 12);
         let (mut refusing, mut ready) = (Grid::new(1.0, Gaps::Refuse(5.0)), Vec::new());
-        refusing.push(0.0, 0.0, &mut ready).unwrap();
-        refusing.push(1.0, 1.0, &mut ready).unwrap();
-        let error = refusing.push(11.0, 11.0, &mut ready).unwrap_err();
+        refusing.push(1, 0.0, 0.0, &mut ready).unwrap();
+        refusing.push(1, 1.0, 1.0, &mut ready).unwrap();
+        let error = refusing.push(1, 11.0, 11.0, &mut ready).unwrap_err();
         assert_eq!(error, GridError::Gap { gap_s: 10.0 });
-        assert!(refusing.push(0.5, 0.0, &mut ready).unwrap_err().to_string().contains("0.5 s before"));
-        refusing.push(1.0, 5.0, &mut ready).unwrap();
-        refusing.push(2.0, 5.0, &mut ready).unwrap();
+        assert!(refusing.push(1, 0.5, 0.0, &mut ready).unwrap_err().to_string().contains("0.5 s before"));
+        refusing.push(1, 1.0, 5.0, &mut ready).unwrap();
+        refusing.push(1, 2.0, 5.0, &mut ready).unwrap();
         assert_eq!(ready.len(), 2);
         let mut filling = Grid::new(1e-9, Gaps::Fill);
-        filling.push(0.0, 0.0, &mut ready).unwrap();
-        assert!(filling.push(1.0, 0.0, &mut ready).is_err(), "a gap of a billion cells");
+        filling.push(1, 0.0, 0.0, &mut ready).unwrap();
+        assert!(filling.push(1, 1.0, 0.0, &mut ready).is_err(), "a gap of a billion cells");
     }
 }

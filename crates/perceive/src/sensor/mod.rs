@@ -2,17 +2,20 @@
 //!
 //! A [`Pipeline`] is these steps in this order, each if it is wanted: a [`Conversion`] to another unit, a [`Grid`] of even
 //! steps of time, [`Hampel`]'s filter against single wild values, and a [`Feature`] of the last values. None looks further
-//! ahead than it says, and none keeps more than a window.
+//! ahead than it says, and none keeps more than a window. Which steps are wanted is a [`Preparation`]; [`Columns`] takes
+//! whole rows through them.
 
 mod features;
 mod grid;
 mod hampel;
+mod preparation;
 mod time;
 mod units;
 
 pub use features::{Feature, Features};
-pub use grid::{Gaps, Grid, GridError};
+pub use grid::{Cell, Gaps, Grid, GridError};
 pub use hampel::Hampel;
+pub use preparation::{Columns, FEATURE_LENS, MAX_HAMPEL, Preparation, ReadyRow, UnitChange};
 pub use time::{Style, format_time, parse_duration, parse_time};
 pub use units::{Conversion, UnitError};
 
@@ -25,6 +28,9 @@ use crate::table::Row;
 pub struct Point {
     /// The last line of the table that it is made of.
     pub line: u64,
+    /// The line of the measurement that it stands for: itself, or on a grid the one nearest to the cell's middle. None
+    /// where nothing was measured in a cell.
+    pub stands_for: Option<u64>,
     /// When, as the table says it, or as the grid does, in the table's way.
     pub label: Option<String>,
     /// What.
@@ -38,8 +44,8 @@ pub struct Pipeline {
     grid: Option<Grid>,
     hampel: Option<Hampel>,
     features: Option<(Feature, Features)>,
-    /// Lines and labels of values that wait in the filter.
-    waiting: VecDeque<(u64, Option<String>)>,
+    /// Of values that wait in the filter, which are not known yet.
+    waiting: VecDeque<Point>,
     n_replaced: u64,
 }
 
@@ -61,16 +67,20 @@ impl Pipeline {
     pub fn push(&mut self, row: &Row, mut on_point: impl FnMut(Point)) -> Result<(), GridError> {
         let value = self.conversion.as_ref().map_or(row.value, |conversion| conversion.apply(row.value));
         let Some(grid) = &mut self.grid else {
-            self.filter(row.line, row.label.clone(), value, &mut on_point);
+            let stands_for = Some(row.line);
+            let point = Point { line: row.line, stands_for, label: row.label.clone(), value };
+            self.filter(point, &mut on_point);
             return Ok(());
         };
         let label = row.label.as_deref().unwrap_or_default();
         let (time_s, style) =
             parse_time(label).ok_or_else(|| GridError::NoTime { text: label.to_owned() })?;
         let mut ready = Vec::new();
-        grid.push(time_s, value, &mut ready)?;
-        for (time_s, value) in ready {
-            self.filter(row.line, Some(format_time(time_s, style)), value, &mut on_point);
+        grid.push(row.line, time_s, value, &mut ready)?;
+        for Cell { time_s, value, nearest } in ready {
+            let label = Some(format_time(time_s, style));
+            let point = Point { line: row.line, stands_for: nearest, label, value };
+            self.filter(point, &mut on_point);
         }
         Ok(())
     }
@@ -90,8 +100,9 @@ impl Pipeline {
         self.n_replaced
     }
 
-    fn filter(&mut self, line: u64, label: Option<String>, value: f64, on_point: &mut impl FnMut(Point)) {
-        self.waiting.push_back((line, label));
+    fn filter(&mut self, point: Point, on_point: &mut impl FnMut(Point)) {
+        let value = point.value;
+        self.waiting.push_back(point);
         let mut ready = Vec::new();
         match &mut self.hampel {
             Some(hampel) => hampel.push(value, &mut ready),
@@ -103,7 +114,7 @@ impl Pipeline {
     fn forward(&mut self, ready: Vec<(f64, bool)>, on_point: &mut impl FnMut(Point)) {
         for (value, is_replaced) in ready {
             self.n_replaced += u64::from(is_replaced);
-            let Some((line, label)) = self.waiting.pop_front() else { return };
+            let Some(point) = self.waiting.pop_front() else { return };
             let value = match &mut self.features {
                 Some((feature, features)) => {
                     features.push(value);
@@ -114,7 +125,7 @@ impl Pipeline {
                 }
                 None => value,
             };
-            on_point(Point { line, label, value });
+            on_point(Point { value, ..point });
         }
     }
 }
@@ -156,6 +167,6 @@ mod tests {
         let mut points = Vec::new();
         pipeline.push(&row, |point| points.push(point)).unwrap();
         pipeline.finish(|point| points.push(point));
-        assert_eq!(points, [Point { line: 3, label: None, value: 5.0 }]);
+        assert_eq!(points, [Point { line: 3, stands_for: Some(3), label: None, value: 5.0 }]);
     }
 }

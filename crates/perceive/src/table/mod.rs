@@ -17,6 +17,9 @@ use std::io::{self, BufRead};
 /// Longer lines are no measurements.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
 
+/// Names that times have in JSON lines, the first of them that is there.
+pub const TIMES: [&str; 3] = ["timestamp", "time", "ts"];
+
 /// What is wrong, and where.
 #[derive(Debug)]
 pub enum TableError {
@@ -171,13 +174,10 @@ impl<R: BufRead> Rows<R> {
             Some(other) => return Err(self.wrong(format!("{wanted} is {other}, and must be a number"))),
             None => return Err(self.wrong(format!("it has no {wanted}"))),
         };
-        let label =
-            ["timestamp", "time", "ts"].into_iter().find_map(|key| object.get(key)).map(
-                |label| match label {
-                    serde_json::Value::String(text) => text.clone(),
-                    other => other.to_string(),
-                },
-            );
+        let label = TIMES.into_iter().find_map(|key| object.get(key)).map(|label| match label {
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        });
         Ok(Row { line: self.line, label, value })
     }
 

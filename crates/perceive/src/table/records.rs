@@ -2,7 +2,7 @@
 
 use std::io::BufRead;
 
-use super::{Rows, TableError};
+use super::{Rows, TIMES, TableError};
 
 /// A row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +118,16 @@ impl<R: BufRead> Records<R> {
         })
     }
 
+    /// The column that says when a row was measured, if there is to be one: the first, in JSON lines that of [`TIMES`].
+    pub fn time_column(&self) -> Option<usize> {
+        match self.layout {
+            Layout::JsonLines => {
+                TIMES.iter().find_map(|time| self.names.iter().position(|name| name == time))
+            }
+            _ => Some(0),
+        }
+    }
+
     fn cells(&self, text: &str) -> Result<Vec<String>, TableError> {
         match self.layout {
             Layout::Csv { separator, .. } => self.rows.cells(text, separator),
@@ -213,6 +223,10 @@ mod tests {
         let records = Records::new(&b"a,b\n1,x\n"[..]).unwrap();
         assert_eq!((records.column("b").unwrap(), records.column("1").unwrap()), (1, 0));
         assert!(records.column("c").is_err() && records.column("3").is_err());
+        assert_eq!(records.time_column(), Some(0));
+        let time_column = |text: &[u8]| Records::new(text).unwrap().time_column();
+        assert_eq!(time_column(b"{\"a\":1,\"time\":2}"), Some(1));
+        assert_eq!(time_column(b"{\"a\":1}"), None);
     }
 
     #[test]

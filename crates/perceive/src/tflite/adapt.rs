@@ -2,8 +2,8 @@
 //! operator that [`write()`](super::write()) can write and eight bits have.
 //!
 //! Padding by numbers becomes "same", where it is that, or a step of its own; a transposition that moves nothing but
-//! dimensions of 1 becomes another shape; sums over an image become means and pooling. What has no such form stays as it
-//! is, to be refused by name when it is written.
+//! dimensions of 1 becomes another shape; sums over an image become means and pooling; an activation goes to the layer
+//! before it. What has no such form stays as it is, to be refused by name when it is written.
 
 use crate::error::Error;
 use crate::graph::{
@@ -30,6 +30,7 @@ pub fn adapt(graph: &Graph) -> Result<Graph, Error> {
     }
     let mut graph = adapting.graph;
     join_reshapes(&mut graph);
+    graph.fuse_activations();
     Ok(graph)
 }
 

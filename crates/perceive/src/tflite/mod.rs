@@ -310,6 +310,23 @@ fn op(name: &str, options: &Options<'_>) -> Result<Op, Error> {
             Op::Concat { axis: options.i32(0, 0)? }
         }
         "RELU" => Op::Unary(Unary::RELU),
+        "RELU6" => Op::Unary(Unary::RELU6),
+        "RELU_N1_TO_1" => Op::Unary(Unary::RELU_N1_TO_1),
+        "LOGISTIC" => Op::Unary(Unary::Sigmoid),
+        "TANH" => Op::Unary(Unary::Tanh),
+        "HARD_SWISH" => Op::Unary(Unary::HardSwish),
+        "LEAKY_RELU" => {
+            let alpha = options.f32(0, 0.0)?;
+            if !alpha.is_finite() {
+                return Err(Error::malformed(&options.place, format!("alpha is {alpha}")));
+            }
+            Op::Unary(Unary::LeakyRelu { alpha })
+        }
+        "GELU" => match options.u8(0)? {
+            0 => Op::Unary(Unary::Gelu),
+            _ => return Err(Error::unsupported(&options.place, "the approximation by tanh")),
+        },
+        "QUANTIZE" => Op::Quantize,
         // Its order is an input, and filled in once there are tensors.
         "TRANSPOSE" => Op::Transpose { perm: vec![] },
         "DEQUANTIZE" => Op::Dequantize,

@@ -166,7 +166,8 @@ fn version(op: &Op) -> i32 {
         Op::FullyConnected { .. } => 4,
         Op::Add { .. } | Op::AveragePool2d { .. } | Op::Mean { .. } | Op::Pad | Op::Softmax { .. } => 2,
         Op::Transpose { .. } => 2,
-        Op::MaxPool2d { .. } | Op::Concat { .. } | Op::Dequantize | Op::Unary(_) => 2,
+        Op::Unary(Unary::HardSwish | Unary::RELU_N1_TO_1) => 1,
+        Op::MaxPool2d { .. } | Op::Concat { .. } | Op::Dequantize | Op::Quantize | Op::Unary(_) => 2,
         _ => 1,
     }
 }
@@ -225,7 +226,17 @@ fn options(node: &Node, graph: &Graph, place: &str) -> Result<(u8, Vec<Field>), 
         }
         Op::Shape => (55, vec![Field::U8(2)]),
         Op::Pack { axis } => (59, vec![int(node.inputs.len()), Field::I32(*axis)]),
-        Op::Unary(Unary::RELU) | Op::Dequantize => (0, vec![]),
+        Op::Unary(Unary::LeakyRelu { alpha }) => (75, vec![Field::F32(*alpha)]),
+        Op::Unary(Unary::Gelu) => (116, vec![]),
+        Op::Unary(
+            Unary::RELU
+            | Unary::RELU6
+            | Unary::RELU_N1_TO_1
+            | Unary::Sigmoid
+            | Unary::Tanh
+            | Unary::HardSwish,
+        )
+        | Op::Dequantize => (0, vec![]),
         Op::Quantize if graph.tensors[node.outputs[0]].element_type == ElementType::I8 => (0, vec![]),
         _ => return Err(Error::unsupported(place, "an operator that cannot be written as TFLite")),
     })

@@ -1,24 +1,40 @@
 //! Examples from tables, and rows of tables for what was learnt.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 
 use edgeward_perceive::augment::series;
 use edgeward_perceive::learner::Input;
+use edgeward_perceive::sensor::{Columns, Preparation, ReadyRow};
 use edgeward_perceive::table::{Record, Records, TableError, Window};
 
 use super::Examples;
 use super::augment::{Augmentation, JITTER, Plan, WARP};
 use crate::commands::net::FileError;
 
-/// Turns the rows of one table into features.
+/// Turns the rows of one table into features, made ready as it was asked for when it was learnt.
 pub(in crate::commands) struct Reader {
-    /// Places of the columns that are looked at.
-    columns: Vec<usize>,
+    /// Places of the columns that are looked at, and their names.
+    columns: Vec<(usize, String)>,
+    preparation: Preparation,
+    /// Where times are, if there is a grid.
+    time: Option<usize>,
     series: Option<usize>,
     current: Option<String>,
+    n_series: usize,
+    steps: Columns,
     window: Window,
+}
+
+/// A row that is ready to be judged.
+pub(in crate::commands) struct ReadyExample {
+    pub row: ReadyRow,
+    /// Of it and those before it in its series.
+    pub features: Vec<f64>,
+    /// Which series of the table, from 0.
+    pub series: usize,
 }
 
 impl Reader {
@@ -30,40 +46,88 @@ impl Reader {
         records: &Records<R>,
         input: &Input,
     ) -> Result<Reader, TableError> {
-        let Input::Table { columns, window, series } = input else { panic!("a table's columns are needed") };
+        let Input::Table { columns, window, series, preparation } = input else {
+            panic!("a table's columns are needed")
+        };
+        let place = |name: &String| Ok((records.column(name)?, name.clone()));
         Ok(Reader {
-            columns: columns.iter().map(|name| records.column(name)).collect::<Result<_, _>>()?,
+            columns: columns.iter().map(place).collect::<Result<_, TableError>>()?,
+            time: records.time_column().filter(|_| preparation.every_s.is_some()),
             series: series.as_deref().map(|name| records.column(name)).transpose()?,
             current: None,
+            n_series: 0,
+            steps: steps(preparation, columns),
             window: Window::new(*window, columns.len()),
+            preparation: preparation.clone(),
         })
     }
 
-    /// Of the next row, and those before it in its series; rows of a series come one after the other.
-    pub(in crate::commands) fn features(&mut self, record: &Record) -> Result<Vec<f64>, TableError> {
-        let row = self.row(record)?;
-        Ok(self.window.push(&row))
+    /// Takes the next row, and adds to `ready` what is ready by it; rows of a series come one after the other. On a grid,
+    /// a row that lacks a number is a gap.
+    pub(in crate::commands) fn push(
+        &mut self,
+        record: &Record,
+        ready: &mut Vec<ReadyExample>,
+    ) -> Result<(), TableError> {
+        if let Some(name) = self.series.map(|series| &record.cells[series])
+            && self.current.as_ref() != Some(name)
+        {
+            if self.current.replace(name.clone()).is_some() {
+                self.finish(ready);
+                self.n_series += 1;
+            }
+            let names: Vec<String> = self.columns.iter().map(|(_, name)| name.clone()).collect();
+            self.steps = steps(&self.preparation, &names);
+            self.window.clear();
+        }
+        let cells = || self.columns.iter().map(|(column, _)| *column);
+        if self.preparation.every_s.is_some() && cells().any(|cell| record.cells[cell].trim().is_empty()) {
+            return Ok(());
+        }
+        let values: Vec<f64> = cells().map(|column| record.number(column)).collect::<Result<_, _>>()?;
+        let time = self.time.map(|column| record.cells[column].as_str());
+        let mut rows = Vec::new();
+        self.steps
+            .push(record.line, time, &values, &mut rows)
+            .map_err(|error| TableError::Line { line: record.line, what: error.to_string() })?;
+        self.judge(rows, ready);
+        Ok(())
     }
 
-    /// The numbers of a row; the window is empty if it begins another series.
-    fn row(&mut self, record: &Record) -> Result<Vec<f64>, TableError> {
-        if let Some(series) = self.series
-            && self.current.as_ref() != Some(&record.cells[series])
-        {
-            self.window.clear();
-            self.current = Some(record.cells[series].clone());
+    /// Says that nothing follows: adds what has waited for it.
+    pub(in crate::commands) fn finish(&mut self, ready: &mut Vec<ReadyExample>) {
+        let mut rows = Vec::new();
+        self.steps.finish(&mut rows);
+        self.judge(rows, ready);
+    }
+
+    fn judge(&mut self, rows: Vec<ReadyRow>, ready: &mut Vec<ReadyExample>) {
+        for row in rows {
+            let features = self.window.push(&row.values);
+            ready.push(ReadyExample { row, features, series: self.n_series });
         }
-        self.columns.iter().map(|column| record.number(*column)).collect()
     }
 }
 
-/// Of the tables `paths`, whose column `target` is told by the others that are numbers.
+/// The steps for a series.
+fn steps(preparation: &Preparation, columns: &[String]) -> Columns {
+    Columns::new(preparation, columns).expect("units were checked when it was asked for, or the file read")
+}
+
+/// What is to be learnt of tables.
+pub(super) struct Wanted<'a> {
+    /// The column that is told by the others that are numbers.
+    pub target: &'a str,
+    pub ignore: &'a [String],
+    pub series: Option<&'a str>,
+    pub window: usize,
+    pub preparation: Preparation,
+}
+
+/// Of the tables `paths`.
 pub(super) fn read(
     paths: &[PathBuf],
-    target: &str,
-    ignore: &[String],
-    series: Option<&str>,
-    window: usize,
+    wanted: &Wanted<'_>,
     like: Option<&Input>,
     plan: impl FnOnce(&Input) -> Result<Option<Plan>, String>,
 ) -> Result<(Examples, Option<Plan>), Box<dyn std::error::Error>> {
@@ -73,42 +137,62 @@ pub(super) fn read(
         let named = |error: TableError| FileError::new(path, error);
         let file = File::open(path).map_err(|error| FileError::new(path, error))?;
         let mut records = Records::new(BufReader::new(file)).map_err(named)?;
-        let told = records.column(target).map_err(named)?;
+        let told = records.column(wanted.target).map_err(named)?;
         if examples.is_none() {
             let input = match like {
                 Some(input) => input.clone(),
                 None => {
-                    let columns = numbers(&records, target, ignore, series).map_err(named)?;
+                    let columns = numbers(&records, wanted).map_err(named)?;
                     if columns.is_empty() {
                         return Err(FileError::new(path, "no other column is a number").into());
                     }
-                    Input::Table { columns, window, series: series.map(str::to_owned) }
+                    let preparation = wanted.preparation.clone();
+                    preparation.check(&columns).map_err(|what| FileError::new(path, what))?;
+                    let series = wanted.series.map(str::to_owned);
+                    Input::Table { columns, window: wanted.window, series, preparation }
                 }
             };
-            examples = Some(Examples::new(input, target));
+            examples = Some(Examples::new(input, wanted.target));
         }
         let examples = examples.as_mut().expect("it was made of the first table");
         let mut reader = Reader::new(&records, &examples.input).map_err(named)?;
+        // Of rows that are not ready yet, by their lines.
+        let mut targets = BTreeMap::new();
         let mut before = None;
+        let mut learn = |ready: Vec<ReadyExample>, targets: &mut BTreeMap<u64, String>| {
+            for ReadyExample { row, features, series } in ready {
+                let target = row.point.stands_for.and_then(|line| {
+                    *targets = targets.split_off(&line);
+                    targets.remove(&line)
+                });
+                let example = target.is_some().then_some(examples.samples.len());
+                if let Some(target) = target {
+                    examples.samples.push(&features);
+                    examples.targets.push(target);
+                }
+                // A table that follows another is another series.
+                if before.replace(series) != Some(series) {
+                    all.push(Series { columns: vec![Vec::new(); row.values.len()], examples: Vec::new() });
+                }
+                if let Some(series) = all.last_mut() {
+                    series.columns.iter_mut().zip(row.values).for_each(|(column, x)| column.push(x));
+                    series.examples.push(example);
+                }
+            }
+        };
         for record in records.by_ref() {
             let record = record.map_err(named)?;
-            let row = reader.row(&record).map_err(named)?;
-            let features = reader.window.push(&row);
             let answer = record.cells[told].trim();
-            let example = (!answer.is_empty()).then_some(examples.samples.len());
-            if example.is_some() {
-                examples.samples.push(&features);
-                examples.targets.push(answer.to_owned());
+            if !answer.is_empty() {
+                targets.insert(record.line, answer.to_owned());
             }
-            // A table that follows another, or another name, is another series.
-            if before.replace(reader.current.clone()).as_ref() != Some(&reader.current) {
-                all.push(Series { columns: vec![Vec::new(); row.len()], examples: Vec::new() });
-            }
-            if let Some(series) = all.last_mut() {
-                series.columns.iter_mut().zip(row).for_each(|(column, x)| column.push(x));
-                series.examples.push(example);
-            }
+            let mut ready = Vec::new();
+            reader.push(&record, &mut ready).map_err(named)?;
+            learn(ready, &mut targets);
         }
+        let mut ready = Vec::new();
+        reader.finish(&mut ready);
+        learn(ready, &mut targets);
     }
     let mut examples = examples.ok_or("there is no table")?;
     let plan = plan(&examples.input)?;
@@ -161,17 +245,13 @@ fn copy_series(examples: &mut Examples, all: &[Series], plan: &Plan, copy: usize
 }
 
 /// Columns whose cell is a number in the first row.
-fn numbers<R: BufRead>(
-    records: &Records<R>,
-    target: &str,
-    ignore: &[String],
-    series: Option<&str>,
-) -> Result<Vec<String>, TableError> {
-    let told = records.column(target)?;
-    let mut left_out = vec![told];
-    for name in ignore.iter().map(String::as_str).chain(series) {
+fn numbers<R: BufRead>(records: &Records<R>, wanted: &Wanted<'_>) -> Result<Vec<String>, TableError> {
+    let mut left_out = vec![records.column(wanted.target)?];
+    for name in wanted.ignore.iter().map(String::as_str).chain(wanted.series) {
         left_out.push(records.column(name)?);
     }
+    // A time is no measurement.
+    left_out.extend(records.time_column().filter(|_| wanted.preparation.every_s.is_some()));
     let Some(first) = records.first() else { return Ok(Vec::new()) };
     let is_number = |column: &usize| first.number(*column).is_ok();
     let columns = (0..records.names().len()).filter(|column| !left_out.contains(column)).filter(is_number);

@@ -1,18 +1,23 @@
-//! From floats to bytes and back.
+//! From floats to bytes and back, and from bytes of one scale to those of another.
 
 use edgeward_kernels::memory::{floats, floats_mut};
+use edgeward_kernels::net::Function8;
 use edgeward_kernels::{Isa, Pool};
 
 use super::elementwise::only_floats;
+use super::table;
 use crate::error::Error;
 use crate::graph::{ElementType, Node};
 use crate::network::Step;
 use crate::network::lower::{Affine, Lowering};
 use crate::network::memory::{Memory, ValueId};
 
-/// Floats as the output's bytes, ties to even.
+/// Floats as the output's bytes, ties to even; or bytes, for another scale.
 pub fn quantize(lowering: &mut Lowering<'_>, node: &Node, place: &str) -> Result<(), Error> {
     let input = lowering.any_operand(node, 0, place)?;
+    if input.tensor.element_type == ElementType::I8 {
+        return table::function(lowering, node, place, Function8::Rescale);
+    }
     only_floats(input.tensor.element_type, place)?;
     let output = lowering.output(node, &input.tensor.shape, ElementType::I8, place)?;
     let affine = lowering.affine(output.tensor, place)?;

@@ -1,10 +1,12 @@
-//! Functions of one number and of two, element by element, on floats of any shape.
+//! Functions of one number and of two, element by element, on floats of any shape; on bytes those of one are tables
+//! ([`super::table`]).
 //!
 //! Exponentials and their kin come from the crate `libm`: the same bits on every system.
 
 use edgeward_kernels::memory::{floats, floats_mut};
 use edgeward_kernels::{Isa, Pool, Vectorized};
 
+use super::table;
 use crate::error::Error;
 use crate::graph::{Binary, ElementType, Node, Unary};
 use crate::network::Step;
@@ -15,6 +17,11 @@ use crate::network::walk::{Walk, broadcast, broadcast_strides};
 /// A function of one number.
 pub fn unary(lowering: &mut Lowering<'_>, node: &Node, place: &str, function: Unary) -> Result<(), Error> {
     let input = lowering.any_operand(node, 0, place)?;
+    if input.tensor.element_type == ElementType::I8
+        && let Some(function) = table::on_bytes(function)
+    {
+        return table::function(lowering, node, place, function);
+    }
     only_floats(input.tensor.element_type, place)?;
     let output = lowering.output(node, &input.tensor.shape, ElementType::F32, place)?;
     let step = UnaryStep { function, input: input.value, output: output.value };

@@ -11,3 +11,4 @@ pub mod rearrange;
 pub mod recurrent;
 pub mod reduce;
 pub mod softmax;
+pub mod table;
