@@ -124,6 +124,83 @@ fn rows_are_told_apart_and_numbers_told() {
     assert!(sandbox.run(&["watch", file, "--model", model]).failure().contains("edgeward fit"));
 }
 
+/// The occupancy data as a careless logger would have it: without rows now and then, with temperatures in degrees
+/// Fahrenheit, single wild values, and cells that are empty.
+fn raw(name: &str) -> String {
+    let path = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/learner").join(name);
+    let text = fs::read_to_string(path).unwrap();
+    let mut table = "date,Temperature,Humidity,Light,CO2,HumidityRatio,Occupancy\n".to_owned();
+    for (i, line) in text.lines().skip(1).enumerate().filter(|(i, _)| i % 11 != 5 && i % 37 > 2) {
+        let mut cells: Vec<String> = line.split(',').skip(1).map(|cell| cell.replace('"', "")).collect();
+        let celsius: f64 = cells[1].parse().unwrap();
+        cells[1] = format!("{}", celsius * 1.8 + 32.0);
+        match i % 13 {
+            4 => cells[3] = "65535".to_owned(),
+            8 => cells[1] = "-459".to_owned(),
+            11 => cells[4] = String::new(),
+            _ => {}
+        }
+        writeln!(table, "{}", cells.join(",")).unwrap();
+    }
+    table
+}
+
+#[test]
+fn raw_measurements_are_made_ready_as_for_learning() {
+    let sandbox = Sandbox::new();
+    let file = |name: &str, text: String| {
+        let path = sandbox.path(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (training, test) = (raw("occupancy_training.csv"), raw("occupancy_test2.csv"));
+    let n_rows = test.lines().count() - 1;
+    let (training, test) = (file("training.csv", training), file("test.csv", test));
+    let model = sandbox.path("room.json");
+    let model = model.to_str().unwrap();
+    let fit = ["fit", &training, "--target", "Occupancy", "--test", &test, "--json", "-o", model];
+    let error = sandbox.run(&fit).failure();
+    assert!(error.contains("\"\" is not a finite number"), "{error}");
+    let steps = ["--every", "20min", "--hampel", "2", "--unit", "Temperature=degF:degC"];
+    let report: Value = serde_json::from_str(&sandbox.run(&[&fit[..], &steps].concat()).success()).unwrap();
+    assert!(report["accuracy"].as_f64().unwrap() > 0.95, "{report}");
+    // Each step of time is told by the row nearest to it, and none in a gap.
+    let n = report["n"].as_u64().unwrap() as usize;
+    assert!((n_rows * 8 / 10..=n_rows).contains(&n), "{report} of {n_rows} rows");
+
+    // Nobody has to say it again, and it cannot be said otherwise.
+    let written: Value = serde_json::from_slice(&fs::read(model).unwrap()).unwrap();
+    let preparation = &written["input"]["table"]["preparation"];
+    assert_eq!(
+        (&preparation["every_s"], &preparation["hampel"]),
+        (&1200.0.into(), &2.into()),
+        "{preparation}"
+    );
+    let told = sandbox.run(&["watch", &test, "--model", model, "--json"]).success();
+    let changes: Vec<(String, bool)> = told
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .map(|told| (told["time"].as_str().unwrap().to_owned(), told["label"] == "1"))
+        .collect();
+    // What was told last before each row, against what the row says.
+    let text = fs::read_to_string(&test).unwrap();
+    let rows: Vec<Vec<&str>> = text.lines().skip(1).map(|line| line.split(',').collect()).collect();
+    let told_at =
+        |time: &str| changes.iter().rfind(|(at, _)| at.as_str() <= time).is_some_and(|(_, label)| *label);
+    let n_right = rows.iter().filter(|row| told_at(row[0]) == (row[6] == "1")).count();
+    assert!(n_right * 100 >= rows.len() * 94, "{n_right} of {}", rows.len());
+    assert!(sandbox.run(&["watch", &test, "--model", model, "--every", "5min"]).stderr.contains("--every"));
+
+    let error = sandbox.run(&[&fit[..], &["--every", "20min", "--max-gap", "30min"]].concat()).failure();
+    assert!(error.contains("nothing was measured for"), "{error}");
+    let error =
+        sandbox.run(&[&fit[..], &["--unit", "Heat=degF:degC", "--every", "20min"]].concat()).failure();
+    assert!(error.contains("no column Heat"), "{error}");
+    let folder = sandbox.path("");
+    let error = sandbox.run(&["fit", folder.to_str().unwrap(), "--hampel", "2"]).failure();
+    assert!(error.contains("are for tables"), "{error}");
+}
+
 #[test]
 fn what_differs_is_seen() {
     let sandbox = Sandbox::new();

@@ -73,6 +73,9 @@ pub struct Cell {
 pub struct Grid {
     step_s: f64,
     gaps: Gaps,
+    /// Time of the last measurement that was accepted.
+    accepted_s: Option<f64>,
+    /// Time and value of the last that was added.
     last: Option<(f64, f64)>,
     /// Time of the first measurement, the middle of cell 0.
     origin_s: f64,
@@ -91,7 +94,17 @@ impl Grid {
     /// If the step, or the longest gap, is not above 0.
     pub fn new(step_s: f64, gaps: Gaps) -> Grid {
         assert!(step_s > 0.0 && !matches!(gaps, Gaps::Refuse(longest) if longest <= 0.0));
-        Grid { step_s, gaps, last: None, origin_s: 0.0, cell: 0, area: 0.0, covered_s: 0.0, nearest: None }
+        Grid {
+            step_s,
+            gaps,
+            accepted_s: None,
+            last: None,
+            origin_s: 0.0,
+            cell: 0,
+            area: 0.0,
+            covered_s: 0.0,
+            nearest: None,
+        }
     }
 
     /// Takes the next measurement, with its line, and adds to `ready` each cell that is known by it. Of several measurements
@@ -106,13 +119,17 @@ impl Grid {
         value: f64,
         ready: &mut Vec<Cell>,
     ) -> Result<(), GridError> {
-        let Some((before_s, before)) = self.last else {
-            self.origin_s = time_s;
-            self.last = Some((time_s, value));
-            self.nearest = Some((0.0, line));
-            return Ok(());
-        };
-        let gap_s = time_s - before_s;
+        self.accept(time_s)?;
+        self.add(line, time_s, value, ready);
+        Ok(())
+    }
+
+    /// Whether the next measurement may be of this time; the one after it must follow it.
+    ///
+    /// # Errors
+    /// As [`Grid::push`].
+    pub fn accept(&mut self, time_s: f64) -> Result<(), GridError> {
+        let gap_s = time_s - self.accepted_s.unwrap_or(time_s);
         if gap_s < 0.0 {
             return Err(GridError::Backwards { by_s: -gap_s });
         }
@@ -123,6 +140,19 @@ impl Grid {
         if gap_s > longest_s {
             return Err(GridError::Gap { gap_s });
         }
+        self.accepted_s = Some(time_s);
+        Ok(())
+    }
+
+    /// Takes a measurement whose time was accepted, in the order in which they were.
+    pub fn add(&mut self, line: u64, time_s: f64, value: f64, ready: &mut Vec<Cell>) {
+        let Some((before_s, before)) = self.last else {
+            self.origin_s = time_s;
+            self.last = Some((time_s, value));
+            self.nearest = Some((0.0, line));
+            return;
+        };
+        let gap_s = time_s - before_s;
         let at = |time: f64| before + (value - before) * ((time - before_s) / gap_s);
         let mut from_s = before_s;
         loop {
@@ -150,7 +180,6 @@ impl Grid {
             (self.area, self.covered_s) = (0.0, 0.0);
         }
         self.last = Some((time_s, value));
-        Ok(())
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a sensor says, made ready to be judged: units, an even grid of time, outliers, features; value by value, as it comes.
 //!
-//! A [`Pipeline`] is these steps in this order, each if it is wanted: a [`Conversion`] to another unit, a [`Grid`] of even
-//! steps of time, [`Hampel`]'s filter against single wild values, and a [`Feature`] of the last values. None looks further
-//! ahead than it says, and none keeps more than a window. Which steps are wanted is a [`Preparation`]; [`Columns`] takes
+//! A [`Pipeline`] is these steps in this order, each if it is wanted: a [`Conversion`] to another unit, [`Hampel`]'s filter
+//! against single wild values, a [`Grid`] of even steps of time, and a [`Feature`] of the last values. Wild values go before
+//! the grid, which would lead a line from them to their neighbours, over a gap perhaps. None looks further ahead than it says, and none keeps more than a window. Which steps are wanted is a [`Preparation`]; [`Columns`] takes
 //! whole rows through them.
 
 mod features;
@@ -41,23 +41,32 @@ pub struct Point {
 #[derive(Clone, Debug, Default)]
 pub struct Pipeline {
     conversion: Option<Conversion>,
-    grid: Option<Grid>,
     hampel: Option<Hampel>,
+    grid: Option<Grid>,
     features: Option<(Feature, Features)>,
-    /// Of values that wait in the filter, which are not known yet.
-    waiting: VecDeque<Point>,
+    /// Of values that wait in the filter, the latest last.
+    waiting: VecDeque<Waiting>,
     n_replaced: u64,
+}
+
+/// A measurement whose value is being filtered.
+#[derive(Clone, Debug)]
+struct Waiting {
+    line: u64,
+    label: Option<String>,
+    /// When, and how the table writes it, if there is a grid.
+    time: Option<(f64, Style)>,
 }
 
 impl Pipeline {
     /// Of those steps that are wanted; of a feature, with the window that it is made of.
     pub fn new(
         conversion: Option<Conversion>,
-        grid: Option<Grid>,
         hampel: Option<Hampel>,
+        grid: Option<Grid>,
         features: Option<(Feature, Features)>,
     ) -> Pipeline {
-        Pipeline { conversion, grid, hampel, features, ..Pipeline::default() }
+        Pipeline { conversion, hampel, grid, features, ..Pipeline::default() }
     }
 
     /// Takes a row, and calls `on_point` for each value that is ready by it.
@@ -66,22 +75,21 @@ impl Pipeline {
     /// If the row has no time where one is needed, or its time does not follow the last.
     pub fn push(&mut self, row: &Row, mut on_point: impl FnMut(Point)) -> Result<(), GridError> {
         let value = self.conversion.as_ref().map_or(row.value, |conversion| conversion.apply(row.value));
-        let Some(grid) = &mut self.grid else {
-            let stands_for = Some(row.line);
-            let point = Point { line: row.line, stands_for, label: row.label.clone(), value };
-            self.filter(point, &mut on_point);
-            return Ok(());
-        };
-        let label = row.label.as_deref().unwrap_or_default();
-        let (time_s, style) =
-            parse_time(label).ok_or_else(|| GridError::NoTime { text: label.to_owned() })?;
-        let mut ready = Vec::new();
-        grid.push(row.line, time_s, value, &mut ready)?;
-        for Cell { time_s, value, nearest } in ready {
-            let label = Some(format_time(time_s, style));
-            let point = Point { line: row.line, stands_for: nearest, label, value };
-            self.filter(point, &mut on_point);
+        let mut time = None;
+        if let Some(grid) = &mut self.grid {
+            let label = row.label.as_deref().unwrap_or_default();
+            let parsed = parse_time(label).ok_or_else(|| GridError::NoTime { text: label.to_owned() })?;
+            // Now, so that an error is of this row; its value may have to wait.
+            grid.accept(parsed.0)?;
+            time = Some(parsed);
         }
+        self.waiting.push_back(Waiting { line: row.line, label: row.label.clone(), time });
+        let mut ready = Vec::new();
+        match &mut self.hampel {
+            Some(hampel) => hampel.push(value, &mut ready),
+            None => ready.push((value, false)),
+        }
+        self.forward(ready, &mut on_point);
         Ok(())
     }
 
@@ -100,31 +108,33 @@ impl Pipeline {
         self.n_replaced
     }
 
-    fn filter(&mut self, point: Point, on_point: &mut impl FnMut(Point)) {
-        let value = point.value;
-        self.waiting.push_back(point);
-        let mut ready = Vec::new();
-        match &mut self.hampel {
-            Some(hampel) => hampel.push(value, &mut ready),
-            None => ready.push((value, false)),
-        }
-        self.forward(ready, on_point);
-    }
-
+    /// Takes filtered values on.
     fn forward(&mut self, ready: Vec<(f64, bool)>, on_point: &mut impl FnMut(Point)) {
         for (value, is_replaced) in ready {
             self.n_replaced += u64::from(is_replaced);
-            let Some(point) = self.waiting.pop_front() else { return };
-            let value = match &mut self.features {
-                Some((feature, features)) => {
-                    features.push(value);
-                    match features.get(*feature) {
-                        Some(value) => value,
-                        None => continue,
-                    }
-                }
-                None => value,
+            let Some(Waiting { line, label, time }) = self.waiting.pop_front() else { return };
+            let (Some(grid), Some((time_s, style))) = (&mut self.grid, time) else {
+                self.judge(Point { line, stands_for: Some(line), label, value }, on_point);
+                continue;
             };
+            let mut cells = Vec::new();
+            grid.add(line, time_s, value, &mut cells);
+            for Cell { time_s, value, nearest } in cells {
+                let label = Some(format_time(time_s, style));
+                self.judge(Point { line, stands_for: nearest, label, value }, on_point);
+            }
+        }
+    }
+
+    fn judge(&mut self, point: Point, on_point: &mut impl FnMut(Point)) {
+        let value = match &mut self.features {
+            Some((feature, features)) => {
+                features.push(point.value);
+                features.get(*feature)
+            }
+            None => Some(point.value),
+        };
+        if let Some(value) = value {
             on_point(Point { value, ..point });
         }
     }
@@ -138,8 +148,8 @@ mod tests {
     fn all_steps_one_after_the_other() {
         let mut pipeline = Pipeline::new(
             Some(Conversion::between("degF", "degC").unwrap()),
-            Some(Grid::new(60.0, Gaps::Fill)),
             Some(Hampel::new(2, 3.0)),
+            Some(Grid::new(60.0, Gaps::Fill)),
             Some((Feature::Mean, Features::new(3, None))),
         );
         let mut points = Vec::new();
@@ -151,11 +161,11 @@ mod tests {
             pipeline.push(&row, |point| points.push(point)).unwrap();
         }
         pipeline.finish(|point| points.push(point));
-        // Ten whole cells, of which each mean takes three; the wild one touches two cells.
+        // Ten whole cells, of which each mean takes three.
         assert_eq!(points.len(), 8, "{points:?}");
         assert!(points.iter().all(|point| (19.9..21.2).contains(&point.value)), "{points:?}");
         assert_eq!(points[0].label.as_deref(), Some("2026-11-28T10:02:00Z"));
-        assert_eq!(pipeline.n_replaced(), 2);
+        assert_eq!(pipeline.n_replaced(), 1);
         let row = Row { line: 30, label: Some("noon".into()), value: 1.0 };
         assert!(pipeline.push(&row, |_| ()).unwrap_err().to_string().contains("\"noon\""));
     }

@@ -58,8 +58,8 @@ impl Preparation {
         let gaps = self.max_gap_s.map_or(Gaps::Fill, Gaps::Refuse);
         Ok(Pipeline::new(
             unit.map(|unit| Conversion::between(&unit.from, &unit.to)).transpose()?,
-            self.every_s.map(|step_s| Grid::new(step_s, gaps)),
             self.hampel.map(|half| Hampel::new(half.into(), HAMPEL_THRESHOLD)),
+            self.every_s.map(|step_s| Grid::new(step_s, gaps)),
             self.feature.map(|(feature, len)| {
                 (feature, Features::new(len as usize, self.every_s.map(|step_s| 1.0 / step_s)))
             }),
