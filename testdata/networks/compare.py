@@ -51,14 +51,16 @@ def interpreter(content, way, threads):
     return made
 
 
-def litert(content, way, inputs, threads):
+def litert(content, way, inputs, threads, n_outputs=1):
+    """Answers to each input: of the first outputs, or with None of all, one after the other."""
     made = interpreter(content, way, threads)
-    into, out = made.get_input_details()[0]["index"], made.get_output_details()[0]["index"]
+    into = made.get_input_details()[0]["index"]
+    out = [detail["index"] for detail in made.get_output_details()[:n_outputs]]
     outputs = []
     for x in inputs:
         made.set_tensor(into, x)
         made.invoke()
-        outputs.append(made.get_tensor(out).copy())
+        outputs.append(np.concatenate([made.get_tensor(index).ravel() for index in out]))
     return np.stack(outputs)
 
 
@@ -93,7 +95,7 @@ def main():
             content, note = repaired(content), " (LiteRT given a repaired file)"
             made = interpreter(content, "xnnpack", 1)
         inputs = random_inputs(np.random.default_rng(1), made.get_input_details()[0], args.n)
-        theirs = {way: litert(content, way, inputs, 1) for way in WAYS}
+        theirs = {way: litert(content, way, inputs, 1, None) for way in WAYS}
         dtype = theirs["xnnpack"].dtype
         ours = {
             arithmetic: edgeward(args.edgeward, model, arithmetic, inputs, dtype, args.threads)

@@ -81,7 +81,8 @@ fn what_is_joined_has_one_scale() {
     let joined = onnx::read(&joined.into(), &onnx::Settings::default()).unwrap();
     let faces = graph("face_detection_short_range.tflite");
     // Of `joined` what a logistic function, a tanh and a maximum that has two readers give.
-    for (name, float, n_requantized, least_db) in [("joined", joined, 3, 25.0), ("faces", faces, 0, 20.0)] {
+    // The detector's positions are hundreds of pixels on top of small differences: eight bits cost it more.
+    for (name, float, n_requantized, least_db) in [("joined", joined, 3, 35.0), ("faces", faces, 0, 13.0)] {
         let float = tflite::adapt(&float).unwrap();
         let examples: Vec<_> = examples(&float, (-1.0, 1.0)).into_iter().step_by(12).collect();
         let statistics = calibrate(&float, &examples).unwrap();

@@ -118,6 +118,8 @@ networks! {
     cifar10_q, 0.0, 0.0;
     // Outputs reach 300 and more: this is 1e-6 of them.
     face_detection_short_range, 5e-4, 5e-4;
+    // Made by `net compress` of `onnx/joined.onnx`: concatenation, and functions of bytes.
+    joined_q, 0.0, 0.0;
     kws_ref_model, 0.0, 0.0;
     // Weights in bytes, inputs brought to bytes layer by layer: where a depthwise layer's floats lie between two bytes,
     // their last bit decides, and no two orders of summation agree on all. LiteRT's own reference and optimised kernels
