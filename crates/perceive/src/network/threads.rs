@@ -18,9 +18,9 @@ const ROUNDS: usize = 5;
 const MOST: Duration = Duration::from_millis(2);
 /// What handing out costs where it could not be measured, as other work has the cores.
 const USUAL_COST: Duration = Duration::from_micros(2);
-/// How many times its cost handing out must save: bytes that go from cache to cache come on top of the signals, and
-/// another core's time is not free.
-const WORTHWHILE: f64 = 2.0;
+/// How many times its cost handing out must save: bytes that go from cache to cache come on top of the signals
+/// (`docs/benchmarks/2026-11-29-perceive.md`).
+const WORTHWHILE: f64 = 1.5;
 
 /// For each step, whether all threads of `pool` take part in it. Runs the steps, so what is in the memory is of no use
 /// before and after.
@@ -64,10 +64,10 @@ mod tests {
     #[test]
     fn short_steps_stay_here() {
         let us = Duration::from_micros;
-        assert!(!pays(us(3), us(1), 2) && pays(us(4), us(1), 2));
+        assert!(!pays(us(2), us(1), 2) && pays(us(4), us(1), 2));
         // More threads save more, and never all of it.
-        assert!(pays(us(3), us(1), 4) && !pays(us(2), us(1), 256));
-        assert!(!pays(us(0), us(0).max(Duration::from_nanos(1)), 2));
+        assert!(pays(us(2), us(1), 8) && !pays(us(1), us(1), 256));
+        assert!(!pays(us(0), us(1), 2));
     }
 
     /// Whatever was chosen, the answers are the same.
