@@ -17,10 +17,12 @@ import sys
 import tempfile
 
 TRANSLATED = {
-    "--host": "--host", "--port": "--port", "--threads": "--threads", "--parallel": "--parallel", "--temp": "--temperature",
+    "--port": "--port", "--threads": "--threads", "--parallel": "--parallel", "--temp": "--temperature",
     "--seed": "--seed", "--n-predict": "--max-tokens", "--chat-template": "--chat-template",
     "--chat-template-file": "--chat-template", "--cors-origins": "--allow-origin",
 }
+# Parts that theirs can be without.
+WITHOUT = {"--no-ui": "page", "--no-slots": "slots"}
 # Options of theirs that stand alone; all others have a value.
 ALONE = """--offline --cont-batching --embedding --embeddings --reranking --metrics --kv-unified --swa-full --slots --no-slots --verbose
     --context-shift --no-ui --no-models-autoload --jinja --no-jinja --no-mmproj --no-cache-idle-slots --ui-mcp-proxy --backend_sampling""".split()
@@ -33,6 +35,8 @@ for word in words:
         values[word] = None
     else:
         values[word] = next(words, None)
+if "--metrics" not in values:
+    options += ["--without", "metrics"]
 for name, value in values.items():
     if name in TRANSLATED and not (name == "--n-predict" and int(value) < 1):
         options += [TRANSLATED[name], value]
@@ -40,7 +44,13 @@ for name, value in values.items():
         # Theirs is shared by all slots unless they are told to share it as they need it, ours is each answer's.
         n_slots = 1 if "--kv-unified" in values else int(values.get("--parallel", 1))
         options += ["--context", str(int(value) // n_slots)]
-    elif name not in ("--alias", "--api-key", "--embedding", "--reranking", "--kv-unified"):
+    elif name == "--host":
+        options += [option for host in value.split(",") for option in ("--host", host)]
+    elif name in WITHOUT:
+        options += ["--without", WITHOUT[name]]
+    elif name == "--reasoning":
+        options += ["--chat-template-kwargs", json.dumps({"enable_thinking": value != "off"})]
+    elif name not in ("--metrics", "--slots", "--alias", "--api-key", "--embedding", "--reranking", "--kv-unified"):
         print(f"passed over: {name} {value or ''}", file=sys.stderr)
 
 home = pathlib.Path(tempfile.mkdtemp(prefix="edgeward-"))

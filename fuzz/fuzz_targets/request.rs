@@ -5,7 +5,7 @@
 #![no_main]
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -46,10 +46,8 @@ fn info(name: &str, kind: ModelKind, vocab_size: usize, hidden_dim: usize) -> Mo
         context_len: CONTEXT_LEN,
         vocab_size,
         hidden_dim,
-        file_bytes: 1,
-        family: "llama".into(),
         kind,
-        loaded_s: 0,
+        ..ModelInfo::default()
     }
 }
 
@@ -76,9 +74,9 @@ fn start() -> SocketAddr {
         64,
     );
     let models = vec![Arc::new(llama.unwrap()), Arc::new(bert.unwrap())];
-    let address = SocketAddr::from(([127, 0, 0, 1], 0));
-    let server = BoundServer::bind(address, models, ServerOptions::default(), None).unwrap();
-    let address = server.address().unwrap();
+    let options = ServerOptions::default();
+    let server = BoundServer::bind(&[Ipv4Addr::LOCALHOST.into()], 0, models, options, None).unwrap();
+    let address = server.addresses().unwrap()[0];
     std::thread::spawn(move || server.run());
     address
 }

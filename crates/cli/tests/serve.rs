@@ -569,7 +569,11 @@ fn pages_of_allowed_sites_are_let_through() {
         let said = server.post_with("/v1/chat/completions", &[("origin", origin)], &chat("Hello"));
         assert_eq!((said.status, said.header("access-control-allow-origin")), (401, Some(origin)));
     }
-    assert!(!preflight("https://evil.example").contains("access-control"));
+    let said = preflight("https://evil.example");
+    assert!(
+        said.starts_with("http/1.1 200") && !said.contains("access-control"),
+        "nothing is allowed: {said}"
+    );
     let said =
         server.post_with("/v1/chat/completions", &[("origin", "https://evil.example")], &chat("Hello"));
     assert_eq!((said.status, said.header("access-control-allow-origin")), (403, None));
@@ -607,6 +611,112 @@ fn what_was_thought_before_reaches_the_template() {
     };
     assert_eq!(written(json!({})), "[user||a]<think>");
     assert_eq!(written(json!({ "chat_template_kwargs": { "enable_thinking": false } })), "[user||a]");
+}
+
+#[test]
+fn templates_hear_what_the_server_was_told() {
+    let sandbox = Sandbox::new();
+    let template = sandbox.path("begins.jinja");
+    let source = "{{ date_string }}{{ who }}{% for m in messages %}[{{ m.reasoning_content }}{{ m.content }}]{% endfor %}\
+        {% if add_generation_prompt %}<think>\n{% endif %}";
+    fs::write(&template, source).unwrap();
+    let kwargs = r#"{"enable_thinking": false, "who": "me"}"#;
+    let args = ["--chat-template", template.to_str().unwrap(), "--chat-template-kwargs", kwargs];
+    let server = serve(&sandbox, &args);
+    let written = |more: Value| {
+        let messages = json!([{ "role": "assistant", "content": "a", "reasoning_content": "b" }]);
+        let request = with(json!({ "messages": messages }), more);
+        server.post("/apply-template", &request).json()["prompt"].as_str().unwrap().to_owned()
+    };
+    let said = written(json!({ "chat_template_kwargs": { "date_string": "today " } }));
+    assert_eq!(said, "today me[ba]<think>\n</think>", "a thought that the template begins has an end");
+    let said = written(json!({ "chat_template_kwargs": { "who": "", "enable_thinking": true } }));
+    let (day, rest) = said.split_once('[').unwrap();
+    assert_eq!(rest, "ba]<think>\n");
+    let words: Vec<&str> = day.split(' ').collect();
+    assert!(words.len() == 3 && words[1].len() == 3 && words[2].starts_with("20"), "{day}");
+    assert!(written(json!({ "add_generation_prompt": false })).ends_with("[ba]"));
+    assert_eq!(server.get("/props").json()["chat_template"], source);
+    let ran = sandbox.run(&["serve", &tiny("llama.gguf"), "--chat-template-kwargs", "[]"]);
+    assert!(ran.code == Some(2) && ran.stderr.contains("a JSON object"), "{}", ran.stderr);
+}
+
+#[test]
+fn an_answer_that_was_begun_is_gone_on_with() {
+    let sandbox = Sandbox::new();
+    let server = serve(&sandbox, &["--chat-template", "chatml"]);
+    let begun =
+        json!([{ "role": "user", "content": "a" }, { "role": "assistant", "content": "b<|im_end|>" }]);
+    let opening = "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n";
+    let written = |more: Value| {
+        let said = server.post("/apply-template", &with(json!({ "messages": begun }), more)).json();
+        said["prompt"].as_str().unwrap().trim_start_matches("<s>").to_owned()
+    };
+    for more in [
+        json!({}),
+        json!({ "continue_final_message": true }),
+        json!({ "continue_final_message": true, "add_generation_prompt": false }),
+    ] {
+        assert_eq!(written(more), format!("{opening}b<|im_end|>"));
+    }
+    for more in [json!({ "add_generation_prompt": true }), json!({ "continue_final_message": false })] {
+        assert!(written(more).ends_with("b<|im_end|><|im_end|>\n<|im_start|>assistant\n"));
+    }
+    assert!(written(json!({ "add_generation_prompt": false })).ends_with("b<|im_end|><|im_end|>\n"));
+    // The prompt, as it was answered; what messages spell makes no turn.
+    let asked = |messages: &Value| json!({ "messages": messages, "max_tokens": 4, "temperature": 0, "ignore_eos": true });
+    let verbose = with(asked(&begun), json!({ "verbose": true }));
+    let said = server.post("/v1/chat/completions", &verbose).json();
+    let told = &said["__verbose"];
+    assert!(told["prompt"].as_str().unwrap().ends_with(&format!("{opening}b<|im_end|>")), "{told}");
+    assert_eq!(told["content"], said["choices"][0]["message"]["content"]);
+    assert_eq!(told["generation_settings"]["n_predict"], 4);
+    assert!(server.post("/v1/chat/completions", &asked(&begun)).json().get("__verbose").is_none());
+    // All APIs go on alike.
+    let anthropic = json!({ "model": "llama", "messages": begun });
+    let n_tokens = server.post("/v1/messages/count_tokens", &anthropic).json()["input_tokens"].clone();
+    assert_eq!(n_tokens, said["usage"]["prompt_tokens"]);
+    for (messages, more, param) in [
+        (
+            &begun,
+            json!({ "add_generation_prompt": true, "continue_final_message": true }),
+            "continue_final_message",
+        ),
+        (
+            &json!([{ "role": "user", "content": "a" }]),
+            json!({ "continue_final_message": true }),
+            "continue_final_message",
+        ),
+        (&json!([begun[0], begun[1], begun[1]]), json!({}), "messages"),
+    ] {
+        let (status, named, _) = server.post("/v1/chat/completions", &with(asked(messages), more)).error();
+        assert_eq!((status, named.as_str()), (400, param));
+    }
+}
+
+#[test]
+fn several_addresses_are_served_and_parts_left_out() {
+    let sandbox = Sandbox::new();
+    let args = [
+        "--host",
+        "127.0.0.1",
+        "--host",
+        "127.0.0.2",
+        "--without",
+        "page",
+        "--without",
+        "metrics",
+        "--without",
+        "slots",
+    ];
+    let server = serve(&sandbox, &args);
+    let other = server.url.replace("127.0.0.1", "127.0.0.2");
+    let said = ureq::get(format!("{other}/health")).call().unwrap();
+    assert_eq!(said.status(), 200);
+    for (path, status) in [("/", 404), ("/metrics", 501), ("/slots", 501), ("/props", 200)] {
+        assert_eq!(server.get(path).status, status, "{path}");
+    }
+    assert_eq!(server.stop("-TERM"), Some(0));
 }
 
 #[test]
@@ -756,9 +866,125 @@ fn llama_cpps_clients_are_served() {
         (&said["usage"]["prompt_tokens"], said["usage"]["completion_tokens"].as_u64() <= Some(6)),
         (&counted, true)
     );
-    assert_eq!(server.get("/props").json()["default_generation_settings"]["n_ctx"], 4096);
+    let props = server.get("/props").json();
+    assert_eq!(props["default_generation_settings"]["n_ctx"], 4096);
+    assert_eq!((&props["model_path"], &props["total_slots"]), (&json!("llama.gguf"), &json!(32)));
     assert_eq!(server.get("/slots").json().as_array().unwrap().len(), 32);
     assert_eq!(server.get("/models").json()["data"][0]["id"], "llama");
+    // What is counted, by its names, each with its kind.
+    let metrics = server.get("/metrics").body;
+    let counted = |name: &str, kind: &str| {
+        assert!(metrics.contains(&format!("# TYPE llamacpp:{name} {kind}\nllamacpp:{name} ")), "{name}");
+        let line = metrics.lines().find(|line| line.starts_with(&format!("llamacpp:{name} "))).unwrap();
+        line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()
+    };
+    assert_eq!(counted("prompt_tokens_total", "counter"), server.metric("prompt_tokens_total"));
+    assert_eq!(counted("tokens_predicted_total", "counter"), server.metric("generated_tokens_total"));
+    assert_eq!(counted("requests_processing", "gauge"), 0.0);
+    for name in ["prompt_seconds_total", "tokens_predicted_seconds_total", "n_decode_total", "n_tokens_max"] {
+        assert!(counted(name, "counter") > 0.0, "{name}");
+    }
+    let drafted = counted("spec_decode_num_draft_tokens_total", "counter");
+    assert!(counted("spec_decode_num_accepted_tokens_total", "counter") <= drafted);
+    assert!(counted("spec_decode_num_drafts_total", "counter") <= drafted);
+    assert!(counted("predicted_tokens_seconds", "gauge") > 0.0);
+    // Some clients look for names of headers in capitals.
+    let said = server.raw(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    assert!(
+        said.contains("\r\nProcess-Start-Time-Unix: 1") || said.contains("\r\nProcess-Start-Time-Unix: 2"),
+        "{said}"
+    );
+}
+
+#[test]
+fn ollamas_clients_are_told_what_they_look_for() {
+    let sandbox = Sandbox::new();
+    let server = serve(&sandbox, &[]);
+    let base = json!({ "model": "llama:latest", "stream": false, "options": { "temperature": 0, "num_predict": 6, "stop": [] } });
+    let generate = |more: Value| server.post("/api/generate", &with(base.clone(), more)).json();
+    let first = generate(json!({ "prompt": "Hello", "logprobs": true, "top_logprobs": 2 }));
+    let logprobs = first["logprobs"].as_array().unwrap();
+    assert_eq!(json!(logprobs.len()), first["eval_count"]);
+    for entry in logprobs {
+        assert!(entry["logprob"].as_f64().unwrap() <= 0.0 && entry["bytes"].is_array());
+        assert_eq!(entry["top_logprobs"][0]["token"], entry["token"], "greedy");
+        assert_eq!(entry["top_logprobs"].as_array().unwrap().len(), 2);
+    }
+    assert!(first["load_duration"].as_u64().unwrap() > 0);
+    // What was said is gone on from, by its tokens.
+    let context = first["context"].as_array().unwrap();
+    let n_first = first["prompt_eval_count"].as_u64().unwrap() + first["eval_count"].as_u64().unwrap();
+    assert_eq!(context.len() as u64, n_first);
+    let plain = generate(json!({ "prompt": "More" }));
+    assert!(plain.get("logprobs").is_none());
+    let next = generate(json!({ "prompt": "More", "context": context }));
+    assert_eq!(
+        next["prompt_eval_count"].as_u64().unwrap(),
+        n_first + plain["prompt_eval_count"].as_u64().unwrap()
+    );
+    let streamed = with(base.clone(), json!({ "prompt": "Hello", "logprobs": true, "stream": true }));
+    let lines: Vec<Value> = server
+        .post("/api/generate", &streamed)
+        .body
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let tokens: Vec<&Value> = lines
+        .iter()
+        .filter_map(|line| line["logprobs"].as_array())
+        .flatten()
+        .map(|entry| &entry["token"])
+        .collect();
+    assert_eq!(tokens, logprobs.iter().map(|entry| &entry["token"]).collect::<Vec<_>>());
+    assert!(lines.iter().all(|line| line["logprobs"][0].get("top_logprobs").is_none()));
+    assert_eq!(lines.last().unwrap()["context"], first["context"]);
+    for wrong in [
+        json!({ "context": "x" }),
+        json!({ "context": [4_000_000_000_u64] }),
+        json!({ "think": 3 }),
+        json!({ "top_logprobs": 21 }),
+    ] {
+        assert_eq!(
+            server.post("/api/generate", &with(with(base.clone(), json!({ "prompt": "a" })), wrong)).status,
+            400
+        );
+    }
+
+    let template = sandbox.path("thinks.jinja");
+    fs::write(&template, "{{ 'yes yes yes yes' if enable_thinking else 'no' }}").unwrap();
+    let thinking = serve(&sandbox, &["--chat-template", template.to_str().unwrap()]);
+    let n_prompt = |think: Value| {
+        let asked =
+            with(base.clone(), json!({ "messages": [{ "role": "user", "content": "a" }], "think": think }));
+        thinking.post("/api/chat", &asked).json()["prompt_eval_count"].as_u64().unwrap()
+    };
+    assert!(n_prompt(json!(false)) < n_prompt(json!(true)));
+    assert_eq!(
+        (n_prompt(json!(null)), n_prompt(json!("low"))),
+        (n_prompt(json!(true)), n_prompt(json!(true)))
+    );
+
+    let listed = server.get("/api/tags").json()["models"][0].clone();
+    assert_eq!(listed["digest"].as_str().unwrap().len(), 64);
+    assert_eq!(listed["details"]["quantization_level"], "F32");
+    assert!(listed["details"]["parameter_size"].as_str().unwrap().ends_with('M'));
+    assert_eq!(
+        server.post("/api/show", &json!({ "model": "llama" })).json()["template"],
+        server.get("/props").json()["chat_template"]
+    );
+
+    let embed = |more: Value| {
+        server.post("/api/embed", &with(json!({ "model": "llama", "input": "why is the sky blue?" }), more))
+    };
+    let whole = embed(json!({})).json();
+    let older =
+        server.post("/api/embeddings", &json!({ "model": "llama", "prompt": "why is the sky blue?" })).json();
+    assert_eq!(older["embedding"], whole["embeddings"][0]);
+    assert_eq!(embed(json!({ "options": { "num_ctx": 3 } })).json()["prompt_eval_count"], 3);
+    let said = embed(json!({ "options": { "num_ctx": 3 }, "truncate": false }));
+    assert!(said.status == 400 && said.body.contains("exceeds the context length"), "{}", said.body);
+    let said = embed(json!({ "options": { "num_ctx": 0 } }));
+    assert!(said.status == 400 && said.body.contains("cannot be truncated further"), "{}", said.body);
 }
 
 /// The values of a stream, whatever its end.
@@ -1648,9 +1874,13 @@ fn whatever_a_field_holds_is_answered_or_refused() {
         ),
         (
             "/api/generate",
-            json!({ "model": "llama", "prompt": "Hi", "system": "x", "raw": false, "stream": false, "options": { "num_predict": 2 } }),
+            json!({ "model": "llama", "prompt": "Hi", "system": "x", "raw": false, "stream": false, "think": true, "context": [1, 2], "logprobs": true, "top_logprobs": 1, "options": { "num_predict": 2 } }),
         ),
-        ("/api/embed", json!({ "model": "llama", "input": ["a"] })),
+        (
+            "/api/embed",
+            json!({ "model": "llama", "input": ["a"], "truncate": true, "options": { "num_ctx": 9 } }),
+        ),
+        ("/api/embeddings", json!({ "model": "llama", "prompt": "a" })),
         (
             "/tokenize",
             json!({ "content": "Hi", "add_special": true, "with_pieces": true, "parse_special": false }),
@@ -1665,7 +1895,10 @@ fn whatever_a_field_holds_is_answered_or_refused() {
         ),
         ("/embedding", json!({ "content": { "content": [{ "type": "text", "text": "a" }] } })),
         ("/rerank", json!({ "query": "a", "texts": ["b"], "return_text": true })),
-        ("/apply-template", json!({ "messages": messages, "add_generation_prompt": false, "tools": [tool] })),
+        (
+            "/apply-template",
+            json!({ "messages": messages, "add_generation_prompt": false, "continue_final_message": false, "tools": [tool] }),
+        ),
     ];
     for (path, request) in &requests {
         let mut all = Vec::new();

@@ -133,6 +133,7 @@ impl Default for ChatOptions<'_> {
 
 /// A compiled chat template.
 pub struct ChatTemplate {
+    source: String,
     environment: Environment<'static>,
 }
 
@@ -157,7 +158,7 @@ impl ChatTemplate {
         environment.add_filter("tojson", tojson);
         environment.add_function("raise_exception", raise_exception);
         environment.add_template_owned(NAME, replace_generation_tags(source)).map_err(ChatError::Syntax)?;
-        Ok(ChatTemplate { environment })
+        Ok(ChatTemplate { source: source.to_owned(), environment })
     }
 
     /// A well-known format, for models whose file has no template. `None` if the name is none of
@@ -171,6 +172,11 @@ impl ChatTemplate {
             _ => return None,
         };
         Some(ChatTemplate::new(source).expect("the tests compile every built-in template"))
+    }
+
+    /// What it was compiled from.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// Writes the conversation as the model expects it.
@@ -222,8 +228,7 @@ impl ChatTemplate {
 
 impl fmt::Debug for ChatTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let source = self.environment.templates().next().map(|(_, template)| template.source().len());
-        f.debug_struct("ChatTemplate").field("source_bytes", &source).finish_non_exhaustive()
+        f.debug_struct("ChatTemplate").field("source_bytes", &self.source.len()).finish_non_exhaustive()
     }
 }
 
@@ -385,6 +390,11 @@ impl JsonWriter<'_> {
 /// A time as RFC 3339 writes it, `2026-11-24T09:30:00Z`. Seconds since 1970-01-01 00:00 UTC.
 pub fn rfc3339(time_s: i64) -> String {
     strftime(time_s, "%FT%TZ").expect("its fields are known")
+}
+
+/// A day as templates of Llama 3 write it, `24 Nov 2026`. Seconds since 1970-01-01 00:00, in the reader's time zone.
+pub fn day(time_s: i64) -> String {
+    strftime(time_s, "%d %b %Y").expect("its fields are known")
 }
 
 /// `datetime.strftime` for the fields that templates use; others are refused by name.

@@ -25,8 +25,20 @@ pub struct Conversation {
     pub format: ResponseFormat,
     /// Further variables for the template.
     pub variables: Option<Map<String, Value>>,
-    /// Whether the text ends with the last message, and not where the model's answer begins.
-    pub leaves_turn_closed: bool,
+    /// How the text ends.
+    pub ending: Ending,
+}
+
+/// How the text of a conversation ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// For the model to go on: in its last message if that is its own, else where its answer begins.
+    #[default]
+    Open,
+    /// Where a new answer begins, whoever has spoken last.
+    NewTurn,
+    /// With the last message.
+    Closed,
 }
 
 impl Conversation {
@@ -61,19 +73,46 @@ impl Conversation {
     }
 
     fn render(&self, text: &ModelText) -> Result<(String, Option<ToolSyntax>), ApiError> {
-        let opening = if self.leaves_turn_closed { GenerationPrompt::Omit } else { GenerationPrompt::Add };
+        let (messages, begun) = self.whole_and_begun();
+        let (mut rendered, syntax) = self.render_whole(messages, text)?;
+        rendered.push_str(&text.tokenizer().guard(begun));
+        Ok((rendered, syntax))
+    }
+
+    /// The messages that are whole, and the words of the one that the model is to go on with, if there is one.
+    fn whole_and_begun(&self) -> (&[Message], &str) {
+        match self.messages.split_last() {
+            // Templates begin an answer where there was a question.
+            Some((last, before))
+                if self.ending == Ending::Open && !before.is_empty() && is_only_said(last) =>
+            {
+                (before, &last.content)
+            }
+            _ => (&self.messages, ""),
+        }
+    }
+
+    fn render_whole(
+        &self,
+        messages: &[Message],
+        text: &ModelText,
+    ) -> Result<(String, Option<ToolSyntax>), ApiError> {
+        let opening = match self.ending {
+            Ending::Closed => GenerationPrompt::Omit,
+            Ending::Open | Ending::NewTurn => GenerationPrompt::Add,
+        };
         let variables = self.variables.as_ref();
         let plain = |messages: &[Message]| text.render(messages, None, variables, opening);
         if !self.toolbox.is_open() {
-            return Ok((plain(&self.messages)?, None));
+            return Ok((plain(messages)?, None));
         }
         let tools = self.toolbox.describe();
-        let with_tools = text.render(&self.messages, Some(&tools), variables, opening);
-        let without = plain(&self.messages);
+        let with_tools = text.render(messages, Some(&tools), variables, opening);
+        let without = plain(messages);
         match (with_tools, without) {
             (Ok(with_tools), Ok(without)) => match Toolbox::syntax(&with_tools, &without) {
                 Some(syntax) => Ok((with_tools, Some(syntax))),
-                None => Ok((plain(&self.toolbox.explain(&self.messages))?, Some(ToolSyntax::Hermes))),
+                None => Ok((plain(&self.toolbox.explain(messages))?, Some(ToolSyntax::Hermes))),
             },
             // It may refuse a conversation without tools in which tools were called.
             (Ok(with_tools), Err(_)) => {
@@ -81,9 +120,14 @@ impl Conversation {
                 Ok((with_tools, Some(syntax)))
             }
             // It knows no messages of tools.
-            (Err(_), _) => Ok((plain(&self.toolbox.explain(&self.messages))?, Some(ToolSyntax::Hermes))),
+            (Err(_), _) => Ok((plain(&self.toolbox.explain(messages))?, Some(ToolSyntax::Hermes))),
         }
     }
+}
+
+/// Whether a message is the model's own and has nothing but words, which it can go on with.
+pub fn is_only_said(message: &Message) -> bool {
+    message.role == "assistant" && message.extra.is_empty()
 }
 
 /// A text, or a list of parts that are texts, in the field `content`.

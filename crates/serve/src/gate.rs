@@ -25,12 +25,12 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use crate::Server;
 use crate::error::{ApiError, Dialect};
 use crate::keys::{Refusal, Scope};
 use crate::model::{Tally, lock};
 use crate::routes::page;
 use crate::telemetry::Ended;
+use crate::{Part, Server};
 
 /// What pages of allowed origins may send along. `*` would not cover `Authorization` (Fetch standard).
 const ALLOWED_HEADERS: &str = "authorization, content-type, x-api-key";
@@ -53,11 +53,11 @@ pub async fn gate(State(server): State<Arc<Server>>, mut request: Request, next:
     let tally = Arc::new(Tally { works, ..Tally::default() });
     let parent = server.telemetry.as_ref().map(|telemetry| telemetry.parent(request.headers()));
     let origin = request.headers().get(ORIGIN).cloned();
+    let is_preflight = method == Method::OPTIONS && origin.is_some();
     let origin = origin
         .filter(|origin| origin.to_str().is_ok_and(|origin| is_allowed(&server.allowed_origins, origin)));
-    let is_preflight = method == Method::OPTIONS && origin.is_some();
     let (key_name, response) = match admit(&server, &method, &path, request.headers(), origin.is_some()) {
-        // A browser asks before it sends anything, without a key.
+        // A browser asks before it sends anything, without a key. That nothing is allowed is an answer, too.
         _ if is_preflight => (None, Response::new(Body::empty())),
         Ok((key_name, is_admin)) => {
             let call = Call { is_admin, tally: Arc::clone(&tally) };
@@ -77,7 +77,7 @@ pub async fn gate(State(server): State<Arc<Server>>, mut request: Request, next:
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.insert(VARY, HeaderValue::from_static("Origin"));
     }
-    if is_preflight {
+    if is_preflight && headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
         headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(ALLOWED_HEADERS));
     }
@@ -107,6 +107,10 @@ fn admit(
             let message = "pages of other sites may not use this server";
             return Err(ApiError::new(StatusCode::FORBIDDEN, message));
         }
+    }
+    if let Some(part) = part_of(path).filter(|part| server.without.contains(part)) {
+        let status = if part == Part::Page { StatusCode::NOT_FOUND } else { StatusCode::NOT_IMPLEMENTED };
+        return Err(ApiError::new(status, "this server was started without this"));
     }
     let (Some(ring), Some(scope)) = (&server.keys, scope_of(method, path)) else {
         // Without keys, whoever is on this machine may do all.
@@ -151,6 +155,16 @@ fn admit(
     Ok((Some(key.name), is_admin))
 }
 
+/// Which part a path belongs to, of those that a server can be without.
+fn part_of(path: &str) -> Option<Part> {
+    match path {
+        "/metrics" => Some(Part::Metrics),
+        "/slots" => Some(Part::Slots),
+        _ if page::is_page(path) => Some(Part::Page),
+        _ => None,
+    }
+}
+
 /// What a request must be allowed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Need {
@@ -165,7 +179,7 @@ fn scope_of(method: &Method, path: &str) -> Option<Need> {
     match path {
         "/health" | "/ready" => None,
         "/metrics" => Some(Need::Scope(Scope::Admin)),
-        "/v1/embeddings" | "/v1/rerank" | "/api/embed" => Some(Need::Scope(Scope::Embed)),
+        "/v1/embeddings" | "/v1/rerank" | "/api/embed" | "/api/embeddings" => Some(Need::Scope(Scope::Embed)),
         "/embedding" | "/embeddings" | "/rerank" | "/reranking" | "/v1/reranking" => {
             Some(Need::Scope(Scope::Embed))
         }

@@ -36,7 +36,7 @@ pub mod tls;
 mod tools;
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
@@ -68,6 +68,17 @@ pub enum LoadFailure {
     Refused(String),
 }
 
+/// What a server can be without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The page for people.
+    Page,
+    /// What Prometheus reads.
+    Metrics,
+    /// The list of places for answers, in llama.cpp's words.
+    Slots,
+}
+
 /// How a server is set up.
 pub struct ServerOptions {
     /// Keys, one of which every request must have; `None` to ask for none.
@@ -93,6 +104,8 @@ pub struct ServerOptions {
     pub allowed_origins: Vec<String>,
     /// Where spans of requests go; `None` for nowhere.
     pub telemetry: Option<telemetry::Telemetry>,
+    /// What it is to be without.
+    pub without: Vec<Part>,
     /// Where the request does not say; `None` for a usual one.
     pub default_temperature: Option<f32>,
     /// Where the request does not say; `None` for one by chance.
@@ -113,6 +126,7 @@ impl Default for ServerOptions {
             any_model_name: false,
             allowed_origins: Vec::new(),
             telemetry: None,
+            without: Vec::new(),
             default_temperature: None,
             default_seed: None,
         }
@@ -135,9 +149,12 @@ pub struct Server {
     any_model_name: bool,
     allowed_origins: Vec<String>,
     telemetry: Option<telemetry::Telemetry>,
+    without: Vec<Part>,
     default_temperature: Option<f32>,
     default_seed: Option<u64>,
     is_loopback: bool,
+    /// Seconds since 1970.
+    started_s: u64,
     is_stopping: AtomicBool,
     counters: Counters,
 }
@@ -266,25 +283,39 @@ impl StopHandle {
 
 /// A server that listens, and does not answer yet.
 pub struct BoundServer {
-    listener: std::net::TcpListener,
+    /// At least one.
+    listeners: Vec<std::net::TcpListener>,
     server: Arc<Server>,
     tls: Option<Arc<ServerConfig>>,
     stop: watch::Sender<bool>,
 }
 
 impl BoundServer {
-    /// Listens at `address`, in TLS if there is a configuration for it.
+    /// Listens at `hosts`, all at the same port (the first one's, if that is 0 and any will do), in TLS if there is a
+    /// configuration for it.
     ///
     /// # Errors
-    /// If the address cannot be had.
+    /// If an address cannot be had.
+    ///
+    /// # Panics
+    /// If there are no hosts.
     pub fn bind(
-        address: SocketAddr,
+        hosts: &[IpAddr],
+        mut port: u16,
         models: Vec<Arc<ServedModel>>,
         options: ServerOptions,
         tls: Option<Arc<ServerConfig>>,
     ) -> std::io::Result<BoundServer> {
-        let listener = std::net::TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
+        assert!(!hosts.is_empty());
+        let mut listeners = Vec::new();
+        for host in hosts {
+            let listener = std::net::TcpListener::bind(SocketAddr::new(*host, port)).map_err(|error| {
+                std::io::Error::new(error.kind(), format!("{}: {error}", SocketAddr::new(*host, port)))
+            })?;
+            listener.set_nonblocking(true)?;
+            port = listener.local_addr()?.port();
+            listeners.push(listener);
+        }
         let server = Server {
             models: RwLock::new(models),
             loader: options.loader,
@@ -299,21 +330,23 @@ impl BoundServer {
             any_model_name: options.any_model_name,
             allowed_origins: options.allowed_origins,
             telemetry: options.telemetry,
+            without: options.without,
             default_temperature: options.default_temperature,
             default_seed: options.default_seed,
-            is_loopback: address.ip().is_loopback(),
+            is_loopback: hosts.iter().all(IpAddr::is_loopback),
+            started_s: routes::now_s(),
             is_stopping: AtomicBool::new(false),
             counters: Counters::default(),
         };
-        Ok(BoundServer { listener, server: Arc::new(server), tls, stop: watch::Sender::new(false) })
+        Ok(BoundServer { listeners, server: Arc::new(server), tls, stop: watch::Sender::new(false) })
     }
 
-    /// Where it listens.
+    /// Where it listens, in the order of its hosts.
     ///
     /// # Errors
     /// If the system does not tell.
-    pub fn address(&self) -> std::io::Result<SocketAddr> {
-        self.listener.local_addr()
+    pub fn addresses(&self) -> std::io::Result<Vec<SocketAddr>> {
+        self.listeners.iter().map(std::net::TcpListener::local_addr).collect()
     }
 
     /// Stops it, from anywhere, at any time.
@@ -330,7 +363,8 @@ impl BoundServer {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let server = Arc::clone(&self.server);
         runtime.block_on(async move {
-            let listener = tokio::net::TcpListener::from_std(self.listener)?;
+            let listeners = self.listeners.into_iter().map(tokio::net::TcpListener::from_std);
+            let listeners = listeners.collect::<std::io::Result<Vec<_>>>()?;
             let router = routes::router(Arc::clone(&self.server));
             let tls = self.tls.map(tokio_rustls::TlsAcceptor::from);
             let mut stop = self.stop.subscribe();
@@ -340,7 +374,7 @@ impl BoundServer {
                     flag.is_stopping.store(true, Ordering::Relaxed);
                 }
             });
-            listener::serve(listener, router, tls, self.stop.subscribe(), self.server.grace).await;
+            listener::serve(listeners, router, tls, self.stop.subscribe(), self.server.grace).await;
             std::io::Result::Ok(())
         })?;
         // What is still open is cut off, and cancels its requests; so the models come to an end.

@@ -1,6 +1,6 @@
 //! Connections: how many, how long, how large.
 //!
-//! One loop accepts; each connection is a task that speaks HTTP/1.1. The bounds are against clients that mean harm or
+//! One loop for each address accepts; each connection is a task that speaks HTTP/1.1. The bounds are against clients that mean harm or
 //! have stopped: connections at once, bytes and number of headers, time to send them, time to take an answer. Answers
 //! themselves are bounded by the scheduler's deadlines.
 
@@ -36,13 +36,29 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Serves until `stop` says so; then lets connections finish their answers, for at most `grace`.
 pub async fn serve(
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     router: Router,
     tls: Option<TlsAcceptor>,
     stop: watch::Receiver<bool>,
     grace: Duration,
 ) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let accepting = listeners
+        .into_iter()
+        .map(|listener| accept(listener, router.clone(), tls.clone(), stop.clone(), Arc::clone(&places)));
+    futures_util::future::join_all(accepting).await;
+    // All places are free when all connections are closed.
+    let _ = timeout(grace, places.acquire_many(MAX_CONNECTIONS as u32)).await;
+}
+
+/// Takes connections, each with one of the places, until `stop` says so.
+async fn accept(
+    listener: TcpListener,
+    router: Router,
+    tls: Option<TlsAcceptor>,
+    stop: watch::Receiver<bool>,
+    places: Arc<Semaphore>,
+) {
     let mut stopping = stop.clone();
     loop {
         let place = Arc::clone(&places).acquire_owned().await.expect("nobody closes it");
@@ -61,9 +77,6 @@ pub async fn serve(
             drop(place);
         });
     }
-    drop(listener);
-    // All places are free when all connections are closed.
-    let _ = timeout(grace, places.acquire_many(MAX_CONNECTIONS as u32)).await;
 }
 
 async fn connection(
@@ -95,6 +108,8 @@ async fn http(
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES)
         .max_headers(MAX_HEADERS)
+        // Names of headers have no case, but some clients look for `Content-Type` and no other.
+        .title_case_headers(true)
         .serve_connection(io, TowerToHyperService::new(router));
     tokio::pin!(connection);
     // What goes wrong with a connection concerns nobody else.

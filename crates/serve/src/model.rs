@@ -34,7 +34,7 @@ use crate::text::ModelText;
 const CHANNEL_LEN: usize = 64;
 
 /// What clients may know of a model.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ModelInfo {
     /// Its name in requests.
     pub name: String,
@@ -44,8 +44,14 @@ pub struct ModelInfo {
     pub vocab_size: usize,
     /// Width of its states, and so of embeddings.
     pub hidden_dim: usize,
+    /// The name of its file or folder, without where that is.
+    pub file_name: String,
     /// Bytes of its file.
     pub file_bytes: u64,
+    /// Numbers that it is made of.
+    pub n_params: u64,
+    /// What most of them are stored as.
+    pub quantization: String,
     /// Its family.
     pub family: String,
     /// What it is good for.
@@ -55,9 +61,10 @@ pub struct ModelInfo {
 }
 
 /// What a model is good for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ModelKind {
     /// It answers, and its states serve as embeddings.
+    #[default]
     Generator,
     /// It makes embeddings.
     Encoder,
@@ -551,7 +558,10 @@ impl Answers {
         self.tally.n_generated.fetch_add(1, Ordering::Relaxed);
         let histograms = &self.model.histograms;
         match self.last_token.replace(now) {
-            None => histograms.ttft.observe(now - self.submitted),
+            None => {
+                histograms.ttft.observe(now - self.submitted);
+                histograms.prompt.observe(now - self.started);
+            }
             Some(last) => histograms.inter_token.observe(now - last),
         }
     }

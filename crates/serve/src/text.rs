@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use edgeward_model::chat::{self, ChatOptions, ChatTemplate, GenerationPrompt, Message};
 use edgeward_model::tokenizer::{AddSpecial, ParseSpecial, Tokenizer};
 use edgeward_model::{EncoderModel, Model};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::ApiError;
 use crate::grammar::{Grammar, GrammarError, GrammarFactory};
@@ -17,6 +17,8 @@ use crate::grammar::{Grammar, GrammarError, GrammarFactory};
 pub struct ModelText {
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
+    /// Variables for the template where a request has no others.
+    variables: Map<String, Value>,
     /// Whether texts are lower-cased before they are encoded.
     lowercases: bool,
     /// Made when first wanted: a large vocabulary takes a second.
@@ -37,7 +39,13 @@ impl ModelText {
             None => model.chat_template()?,
         };
         let tokenizer = Arc::new(model.tokenizer()?);
-        Ok(ModelText { tokenizer, template, lowercases: false, grammars: OnceLock::new() })
+        let variables = Map::new();
+        Ok(ModelText { tokenizer, template, variables, lowercases: false, grammars: OnceLock::new() })
+    }
+
+    /// With these variables for its template, where a request has no others.
+    pub fn with_variables(self, variables: Map<String, Value>) -> ModelText {
+        ModelText { variables, ..self }
     }
 
     /// Of a model that makes vectors.
@@ -47,12 +55,18 @@ impl ModelText {
     pub fn of_encoder(model: &EncoderModel) -> Result<ModelText, edgeward_model::TextError> {
         let tokenizer = Arc::new(model.tokenizer()?);
         let lowercases = model.config().lowercases;
-        Ok(ModelText { tokenizer, template: None, lowercases, grammars: OnceLock::new() })
+        let variables = Map::new();
+        Ok(ModelText { tokenizer, template: None, variables, lowercases, grammars: OnceLock::new() })
     }
 
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Arc<Tokenizer> {
         &self.tokenizer
+    }
+
+    /// The template that conversations are written by, if there is one.
+    pub fn template_source(&self) -> Option<&str> {
+        self.template.as_ref().map(ChatTemplate::source)
     }
 
     /// Tokens of a text as it is; what looks like a control token in it is text.
@@ -87,7 +101,7 @@ impl ModelText {
         &self,
         messages: &[Message],
         tools: Option<&Value>,
-        variables: Option<&serde_json::Map<String, Value>>,
+        variables: Option<&Map<String, Value>>,
         generation_prompt: GenerationPrompt,
     ) -> Result<String, ApiError> {
         let Some(template) = &self.template else {
@@ -100,19 +114,23 @@ impl ModelText {
             messages.iter().map(|message| message.guarded(&self.tokenizer)).collect();
         let tools = tools.map(|tools| chat::guarded(tools, &self.tokenizer));
         let guard = |(name, value): (&String, &Value)| (name.clone(), chat::guarded(value, &self.tokenizer));
-        let mut variables: serde_json::Map<String, Value> =
-            variables.into_iter().flatten().map(guard).collect();
+        // The last that is said counts.
+        let variables = self.variables.iter().chain(variables.into_iter().flatten());
+        let mut variables: Map<String, Value> = variables.map(guard).collect();
+        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as i64);
+        // Templates of Llama 3 that cannot ask for the day themselves tell of one in 2024 unless told another.
+        variables.entry("date_string").or_insert_with(|| chat::day(now_s).into());
         // Templates that know the word think unless told otherwise; some take silence for a no.
-        variables.entry("enable_thinking").or_insert(true.into());
+        let thinks = *variables.entry("enable_thinking").or_insert(true.into()) != Value::Bool(false);
         let options = ChatOptions {
             generation_prompt,
             bos_token: self.tokenizer.text_of(self.tokenizer.bos()),
             eos_token: self.tokenizer.text_of(self.tokenizer.eos()),
             tools: tools.as_ref(),
             variables: Some(&variables),
-            now_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as i64),
+            now_s,
         };
-        template.apply(&messages, &options).map_err(|error| {
+        let rendered = template.apply(&messages, &options).map_err(|error| {
             let mut message = error.to_string();
             let mut cause = std::error::Error::source(&error);
             while let Some(error) = cause {
@@ -121,7 +139,11 @@ impl ModelText {
                 cause = error.source();
             }
             ApiError::field("messages", message)
-        })
+        })?;
+        // Some templates begin every answer with a thought.
+        let has_begun =
+            generation_prompt == GenerationPrompt::Add && rendered.trim_end().ends_with("<think>");
+        Ok(if has_begun && !thinks { rendered + "</think>" } else { rendered })
     }
 
     /// Tokens of what [`ModelText::render`] wrote.

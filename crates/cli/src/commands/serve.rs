@@ -2,15 +2,17 @@
 //!
 //! The address goes to standard output when requests are answered, so that a script can wait for it.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use edgeward_engine::{Adapter, Encoder, Isa, PAGE_LEN};
 use edgeward_model::chat::ChatTemplate;
+use edgeward_model::encoder::EncoderSlot;
 use edgeward_model::inspect::MemoryEstimate;
 use edgeward_model::{EncoderModel, Model};
 use edgeward_serve::keys::{KeyFile, KeyRing};
@@ -18,9 +20,10 @@ use edgeward_serve::scheduler::Limits;
 use edgeward_serve::scheduler::disk::{self, DiskCache};
 use edgeward_serve::telemetry::Telemetry;
 use edgeward_serve::{
-    AdapterLoader, BoundServer, LoadFailure, Loader, ModelInfo, ModelKind, ModelText, ServedModel,
+    AdapterLoader, BoundServer, LoadFailure, Loader, ModelInfo, ModelKind, ModelText, Part, ServedModel,
     ServerConfig, ServerOptions, tls,
 };
+use serde_json::{Map, Value};
 
 use crate::Outcome;
 use crate::device;
@@ -55,9 +58,9 @@ pub struct Args {
     /// Take options that are not given here from this TOML file, by the same names: `port = 9000`
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Address to listen at
-    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
-    host: IpAddr,
+    /// Address to listen at (may be given several times, as 127.0.0.1 and ::1)
+    #[arg(long, value_name = "ADDRESS", default_values_t = [IpAddr::V4(Ipv4Addr::LOCALHOST)])]
+    host: Vec<IpAddr>,
     /// Port to listen at; 0 for any that is free
     #[arg(long, short, default_value_t = 8080)]
     port: u16,
@@ -92,6 +95,13 @@ pub struct Args {
     /// How conversations are written for the models: chatml, llama3, gemma, mistral, or a file with a template
     #[arg(long, value_name = "NAME|FILE")]
     chat_template: Option<String>,
+    /// Variables of the chat template where a request has no others, as '{"enable_thinking": false}' for models that would think
+    /// before each answer
+    #[arg(long, value_name = "JSON", value_parser = json_object, default_value = "{}", hide_default_value = true)]
+    chat_template_kwargs: Map<String, Value>,
+    /// Serve without this (may be given several times)
+    #[arg(long, value_name = "PART")]
+    without: Vec<PartArg>,
     /// Ask for a key even on this machine; see `edgeward keys`
     #[arg(long)]
     require_keys: bool,
@@ -143,6 +153,27 @@ pub struct Args {
     engine: EngineArgs,
 }
 
+/// What a server can be without.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum PartArg {
+    /// The page for people
+    Page,
+    /// What Prometheus reads, /metrics
+    Metrics,
+    /// The list of places for answers, /slots
+    Slots,
+}
+
+impl From<PartArg> for Part {
+    fn from(part: PartArg) -> Part {
+        match part {
+            PartArg::Page => Part::Page,
+            PartArg::Metrics => Part::Metrics,
+            PartArg::Slots => Part::Slots,
+        }
+    }
+}
+
 /// Runs the command.
 pub fn run(args: Args, verbosity: Verbosity) -> Outcome {
     let args = Arc::new(args);
@@ -176,16 +207,16 @@ pub fn run(args: Args, verbosity: Verbosity) -> Outcome {
         loader: args.allow_load.then(|| loader(&args, template, verbosity)),
         adapter_loader: args.allow_load.then(adapter_loader),
         telemetry,
+        without: args.without.iter().map(|part| Part::from(*part)).collect(),
         any_model_name: args.any_model_name,
         allowed_origins: args.allow_origin.clone(),
         default_temperature: args.temperature,
         default_seed: args.seed,
         ..ServerOptions::default()
     };
-    let address = SocketAddr::new(args.host, args.port);
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let server = BoundServer::bind(address, models, options, tls)
-        .map_err(|error| format!("cannot listen at {address}: {error}; choose another with --port"))?;
+    let server = BoundServer::bind(&args.host, args.port, models, options, tls)
+        .map_err(|error| format!("cannot listen at {error}; choose another port with --port"))?;
     let stop = server.stop_handle();
     let mut is_second = false;
     ctrlc::set_handler(move || {
@@ -194,7 +225,9 @@ pub fn run(args: Args, verbosity: Verbosity) -> Outcome {
         }
         stop.stop();
     })?;
-    output::print_line(&format!("{scheme}://{}", server.address()?))?;
+    for address in server.addresses()? {
+        output::print_line(&format!("{scheme}://{address}"))?;
+    }
     progress.note("Serving; Ctrl-C ends.");
     server.run()?;
     Ok(())
@@ -213,15 +246,24 @@ fn origin(text: &str) -> Result<String, String> {
     }
 }
 
+fn json_object(text: &str) -> Result<Map<String, Value>, String> {
+    serde_json::from_str(text).map_err(|error| format!("this must be a JSON object: {error}"))
+}
+
 fn temperature(text: &str) -> Result<f32, String> {
     let number = text.parse().ok().filter(|number| (0.0..=100.0).contains(number));
     number.ok_or_else(|| "this must be a number from 0 to 100".into())
 }
 
+/// Whether only this machine can reach the server.
+fn is_loopback(args: &Args) -> bool {
+    args.host.iter().all(IpAddr::is_loopback)
+}
+
 /// The keys that requests must have, if they must: always where others can reach the server.
 fn keys(args: &Args) -> Result<Option<KeyRing>, Box<dyn std::error::Error>> {
     let ring = KeyRing::open(KeyFile::new(Store::open()?.keys_path()))?;
-    let is_open = args.host.is_loopback() && !args.require_keys;
+    let is_open = is_loopback(args) && !args.require_keys;
     if is_open || (args.insecure && ring.is_empty() && !args.require_keys) {
         return Ok(None);
     }
@@ -236,13 +278,11 @@ fn tls(args: &Args, progress: &Progress) -> Result<Option<Arc<ServerConfig>>, Bo
     if let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) {
         return Ok(Some(tls::given(certificate, key)?));
     }
-    if args.insecure || (args.host.is_loopback() && args.tls_name.is_empty()) {
+    if args.insecure || (is_loopback(args) && args.tls_name.is_empty()) {
         return Ok(None);
     }
     let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
-    if !args.host.is_unspecified() {
-        names.push(args.host.to_string());
-    }
+    names.extend(args.host.iter().filter(|host| !host.is_unspecified()).map(IpAddr::to_string));
     names.extend(args.tls_name.iter().cloned());
     let (config, authority) = tls::own(&Store::open()?.tls_dir(), &names)?;
     progress.note(&format!("Clients must trust the authority in {}", authority.display()));
@@ -352,11 +392,16 @@ fn start_generator(
     template_source: Option<&str>,
     progress: &mut Progress,
 ) -> Result<ServedModel, Box<dyn std::error::Error>> {
-    let text = ModelText::new(model, template_source.map(template).transpose()?)?;
+    let text = ModelText::new(model, template_source.map(template).transpose()?)?
+        .with_variables(args.chat_template_kwargs.clone());
     let engine = args.engine.engine(model, progress)?;
     let config = model.config();
+    let (n_params, quantization) = weights(model);
     let info = ModelInfo {
         name: public_name(name),
+        file_name: file_name(model.path()),
+        n_params,
+        quantization,
         context_len: engine.context_len(),
         vocab_size: config.vocab_size,
         hidden_dim: config.hidden_dim,
@@ -400,8 +445,19 @@ fn start_encoder(args: &Args, name: &str, path: &Path) -> Result<ServedModel, Bo
         Isa::best(),
     )?;
     let config = encoder.config();
+    let (n_params, quantization) = match model.tensor(EncoderSlot::TokenEmbedding) {
+        // All are of one type, and the files are made of little else.
+        Some(tensor) => {
+            let bytes_each = tensor.data.len() / (tensor.n_rows * tensor.n_cols);
+            (model.file_bytes() / bytes_each as u64, tensor.dtype.name().to_owned())
+        }
+        None => (0, String::new()),
+    };
     let info = ModelInfo {
         name: public_name(name),
+        file_name: file_name(path),
+        n_params,
+        quantization,
         context_len: config.max_tokens,
         vocab_size: config.vocab_size,
         hidden_dim: config.hidden_dim,
@@ -411,6 +467,22 @@ fn start_encoder(args: &Args, name: &str, path: &Path) -> Result<ServedModel, Bo
         loaded_s: now_s(),
     };
     Ok(ServedModel::start_encoder(info, text, encoder, args.queue)?)
+}
+
+/// How many numbers a model is made of, and the type that most bytes of them have.
+fn weights(model: &Model) -> (u64, String) {
+    let mut n_params = 0;
+    let mut bytes: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, tensor) in model.tensors() {
+        n_params += (tensor.n_rows * tensor.n_cols) as u64;
+        *bytes.entry(tensor.dtype.name()).or_default() += tensor.data.len();
+    }
+    let most = bytes.into_iter().max_by_key(|(_, bytes)| *bytes);
+    (n_params, most.map_or_else(String::new, |(name, _)| name.to_owned()))
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
 fn now_s() -> u64 {

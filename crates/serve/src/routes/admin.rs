@@ -112,7 +112,7 @@ async fn make(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::SocketAddr;
+    use std::net::Ipv4Addr;
     use std::path::Path;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -120,23 +120,14 @@ mod tests {
     use edgeward_model::Model;
 
     use crate::scheduler::Limits;
-    use crate::{BoundServer, Loader, ModelInfo, ModelKind, ModelText, ServerOptions};
+    use crate::{BoundServer, Loader, ModelInfo, ModelText, ServerOptions};
 
     fn tiny(name: &str) -> ServedModel {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/tiny/llama.gguf");
         let model = Arc::new(Model::load(&path).unwrap());
         let options = EngineOptions { n_threads: 1, context_len: 64, ..EngineOptions::default() };
         let engine = Engine::new(&model, options).unwrap();
-        let info = ModelInfo {
-            name: name.into(),
-            context_len: 64,
-            vocab_size: 1,
-            hidden_dim: 1,
-            file_bytes: 1,
-            family: "llama".into(),
-            kind: ModelKind::Generator,
-            loaded_s: 0,
-        };
+        let info = ModelInfo { name: name.into(), context_len: 64, ..ModelInfo::default() };
         ServedModel::start(info, ModelText::new(&model, None).unwrap(), engine, Limits::default(), None)
             .unwrap()
     }
@@ -144,7 +135,7 @@ mod tests {
     fn server(names: &[&str], loader: Option<Loader>) -> Arc<Server> {
         let models = names.iter().map(|name| Arc::new(tiny(name))).collect();
         let options = ServerOptions { loader, ..ServerOptions::default() };
-        BoundServer::bind(SocketAddr::from(([127, 0, 0, 1], 0)), models, options, None).unwrap().server
+        BoundServer::bind(&[Ipv4Addr::LOCALHOST.into()], 0, models, options, None).unwrap().server
     }
 
     fn names(server: &Server) -> Vec<String> {

@@ -7,10 +7,11 @@ use edgeward_model::chat::Message;
 use serde_json::{Map, Value, json};
 
 use super::envelope::{Envelope, Pieces, timings, usage};
+use super::llama_cpp::Completion;
 use super::sampling::{self, ResponseFormat};
 use super::{Encoder, Reply, blocking, data, json, new_id, read, stream};
 use crate::Server;
-use crate::conversation::{Conversation, MAX_MESSAGES, content};
+use crate::conversation::{Conversation, Ending, MAX_MESSAGES, content, is_only_said};
 use crate::error::{ApiError, Dialect};
 use crate::fields::Fields;
 use crate::model::{Answer, Answers, ServedModel};
@@ -18,7 +19,7 @@ use crate::scheduler::{Event, FinishReason, TokenLogprob};
 use crate::tools::{Tool, ToolCall, ToolChoice, ToolStream, Toolbox};
 
 /// Likely tokens shown for each, at most.
-const MAX_TOP_LOGPROBS: usize = 20;
+pub const MAX_TOP_LOGPROBS: usize = 20;
 
 /// Answers a conversation.
 pub async fn completions(State(server): State<Arc<Server>>, request: Request) -> Reply {
@@ -30,10 +31,12 @@ pub async fn completions(State(server): State<Arc<Server>>, request: Request) ->
     let conversation = Conversation { format, ..conversation(&mut fields)? };
     let wants_stream = fields.bool("stream")?.unwrap_or(false);
     let wants_usage = stream_usage(&mut fields)?;
+    let is_verbose = fields.bool("verbose")?.unwrap_or(false);
     fields.refuse(&["functions", "function_call"])?;
 
     let text_model = Arc::clone(&model);
     let (request, tools) = blocking(move || conversation.prepare(&text_model.text, request)).await?;
+    let completion = is_verbose.then(|| Completion::new(&model, &request, wants_stream, false, &[]));
     let mut answers = model.submit(request, &call.tally).await?;
     let envelope = Envelope::new("chatcmpl-", &model);
     let reply = ChatReply { model, tools };
@@ -48,6 +51,9 @@ pub async fn completions(State(server): State<Arc<Server>>, request: Request) ->
     let usage = usage(answers.n_prompt, answers.n_cached, n_generated);
     let mut body = envelope.around("chat.completion", choices, Some(usage));
     body["timings"] = timings(&answers.timings());
+    if let Some(completion) = completion {
+        body["__verbose"] = completion.whole(0, &answers, &whole[0]);
+    }
     Ok(json(&body))
 }
 
@@ -71,12 +77,34 @@ pub fn stream_usage(fields: &mut Fields) -> Result<bool, ApiError> {
 
 /// Who said what, with which tools at hand.
 pub fn conversation(fields: &mut Fields) -> Result<Conversation, ApiError> {
+    let messages = messages(fields)?;
+    let ending = ending(fields, &messages)?;
     Ok(Conversation {
-        messages: messages(fields)?,
+        messages,
+        ending,
         toolbox: toolbox(fields)?,
         variables: fields.object("chat_template_kwargs")?.map(Fields::into_map),
         ..Conversation::default()
     })
+}
+
+/// `add_generation_prompt` and `continue_final_message`, as vLLM has them.
+fn ending(fields: &mut Fields, messages: &[Message]) -> Result<Ending, ApiError> {
+    let adds = fields.bool("add_generation_prompt")?;
+    let continues = fields.bool("continue_final_message")?;
+    match (adds, continues) {
+        (Some(true), Some(true)) => {
+            let message = "the last message cannot be gone on with and be followed by another";
+            Err(fields.error("continue_final_message", message))
+        }
+        (_, Some(true)) if !messages.last().is_some_and(is_only_said) => {
+            let message = "the last message must be the assistant's, and words only, to be gone on with";
+            Err(fields.error("continue_final_message", message))
+        }
+        (None, None) | (_, Some(true)) => Ok(Ending::Open),
+        (Some(true), _) | (None, Some(false)) => Ok(Ending::NewTurn),
+        (Some(false), _) => Ok(Ending::Closed),
+    }
 }
 
 /// The conversation.
@@ -86,7 +114,14 @@ fn messages(fields: &mut Fields) -> Result<Vec<Message>, ApiError> {
     if list.is_empty() || list.len() > MAX_MESSAGES {
         return Err(fields.error("messages", format!("this must be 1 to {MAX_MESSAGES} messages")));
     }
-    list.into_iter().map(message).collect()
+    let messages = list.into_iter().map(message).collect::<Result<Vec<_>, _>>()?;
+    if let [.., before, last] = &messages[..]
+        && is_only_said(before)
+        && is_only_said(last)
+    {
+        return Err(fields.error("messages", "two answers at the end: which of them is to be gone on with?"));
+    }
+    Ok(messages)
 }
 
 fn message(mut fields: Fields) -> Result<Message, ApiError> {
@@ -108,7 +143,8 @@ fn message(mut fields: Fields) -> Result<Message, ApiError> {
     if !calls.is_empty() {
         extra.insert("tool_calls".to_owned(), calls.into());
     }
-    for name in ["name", "tool_call_id"] {
+    // By this name templates look for thoughts.
+    for name in ["name", "tool_call_id", "reasoning_content"] {
         if let Some(text) = fields.string(name)? {
             extra.insert(name.to_owned(), text.into());
         }

@@ -125,7 +125,7 @@ async fn cosines(
     call: &Call,
 ) -> Result<(Vec<f64>, usize), ApiError> {
     let texts = [query].into_iter().chain(documents.iter().cloned()).collect();
-    let (vectors, n_tokens) = embed_texts(server, model, texts, Overlong::Refused, call).await?;
+    let (vectors, n_tokens) = embed_texts(server, model, texts, Overlong::Refused, None, call).await?;
     let (query, rest) = vectors.split_first().expect("the query's is the first");
     let cosine =
         |vector: &Vec<f32>| query.iter().zip(vector).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
@@ -168,21 +168,39 @@ pub enum Overlong {
     Cut,
 }
 
-/// The texts' vectors of length 1, and how many tokens they have.
+/// The texts' vectors of length 1, and how many tokens they have; of each at most `max_len`, if it is less than the model takes.
 pub async fn embed_texts(
     server: &Server,
     model: &Arc<ServedModel>,
     texts: Vec<String>,
     overlong: Overlong,
+    max_len: Option<usize>,
     call: &Call,
 ) -> Result<(Vec<Vec<f32>>, usize), ApiError> {
     let text_model = Arc::clone(model);
-    let mut inputs = blocking(move || {
-        texts.iter().map(|text| text_model.text.encode(text, AddSpecial::Yes)).collect::<Result<Vec<_>, _>>()
+    let max_len = max_len.map_or(model.info.context_len, |max_len| max_len.min(model.info.context_len));
+    let inputs = blocking(move || {
+        let text = &text_model.text;
+        let mut inputs =
+            texts.iter().map(|input| text.encode(input, AddSpecial::Yes)).collect::<Result<Vec<_>, _>>()?;
+        if overlong == Overlong::Cut {
+            // What the model wants around a text stays.
+            if max_len <= text.encode("", AddSpecial::Yes)?.len() {
+                let message = "input exceeds maximum context length and cannot be truncated further";
+                return Err(ApiError::field("options.num_ctx", message));
+            }
+            inputs.iter_mut().for_each(|tokens| cut(tokens, &text_model, max_len));
+        }
+        Ok(inputs)
     })
     .await?;
-    if overlong == Overlong::Cut {
-        inputs.iter_mut().for_each(|tokens| cut(tokens, model));
+    // What is more than the model takes is refused by that.
+    if let Some(n_tokens) =
+        inputs.iter().map(Vec::len).find(|n| (max_len + 1..=model.info.context_len).contains(n))
+    {
+        let message =
+            format!("input: of {n_tokens} tokens, the input length exceeds the context length of {max_len}");
+        return Err(ApiError { overlong: Some((n_tokens, max_len)), ..ApiError::field("input", message) });
     }
     let (mut vectors, n_tokens) = embed(server, model, inputs, call).await?;
     vectors.iter_mut().for_each(|vector| to_unit_length(vector));
@@ -190,8 +208,7 @@ pub async fn embed_texts(
 }
 
 /// Makes a text as short as the model wants it. Around texts for an encoder are tokens that stay.
-fn cut(tokens: &mut Vec<u32>, model: &ServedModel) {
-    let max_len = model.info.context_len;
+fn cut(tokens: &mut Vec<u32>, model: &ServedModel, max_len: usize) {
     if tokens.len() > max_len {
         let end = tokens[tokens.len() - 1];
         tokens.truncate(max_len);

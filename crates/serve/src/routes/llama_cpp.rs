@@ -18,7 +18,6 @@ use super::prompts::{Prompt, token_id};
 use super::sampling::{self, MAX_BIASES, ResponseFormat};
 use super::{Encoder, Reply, blocking, data, json, read, stream};
 use crate::Server;
-use crate::conversation::Conversation;
 use crate::error::{ApiError, Dialect};
 use crate::fields::Fields;
 use crate::model::{Answer, Answers, ServedModel, Timings};
@@ -179,8 +178,8 @@ fn biases(fields: &mut Fields) -> Result<Vec<(Prompt, f32)>, ApiError> {
         .collect()
 }
 
-/// How answers are described.
-struct Completion {
+/// How answers are described, in llama.cpp's words.
+pub struct Completion {
     model: Arc<ServedModel>,
     /// Text of the prompt.
     prompt: String,
@@ -192,7 +191,8 @@ struct Completion {
 }
 
 impl Completion {
-    fn new(
+    /// Of answers to this request.
+    pub fn new(
         model: &Arc<ServedModel>,
         request: &scheduler::Request,
         is_stream: bool,
@@ -239,7 +239,8 @@ impl Completion {
         })
     }
 
-    fn whole(&self, idx: usize, answers: &Answers, answer: &Answer) -> Value {
+    /// A whole answer.
+    pub fn whole(&self, idx: usize, answers: &Answers, answer: &Answer) -> Value {
         let mut body = self.last(idx, answers, answer, answer.text.contains('\n'));
         if !answer.logprobs.is_empty() {
             body["completion_probabilities"] = self.probabilities(&answer.logprobs);
@@ -400,17 +401,11 @@ pub async fn embedding(State(server): State<Arc<Server>>, request: Request) -> R
     Ok(json(&vectors.iter().enumerate().map(describe).collect()))
 }
 
-/// A conversation that is only to be written or counted.
-fn conversation(fields: &mut Fields) -> Result<Conversation, ApiError> {
-    let leaves_turn_closed = fields.bool("add_generation_prompt")? == Some(false);
-    Ok(Conversation { leaves_turn_closed, ..chat::conversation(fields)? })
-}
-
 /// `POST /apply-template`: a conversation as the model's template writes it.
 pub async fn apply_template(State(server): State<Arc<Server>>, request: Request) -> Reply {
     let (mut fields, _) = read(&server, request).await?;
     let model = server.generator(fields.string("model")?.as_deref())?;
-    let conversation = conversation(&mut fields)?;
+    let conversation = chat::conversation(&mut fields)?;
     let prompt = blocking(move || conversation.written(&model.text)).await?;
     Ok(json(&json!({ "prompt": prompt })))
 }
@@ -419,7 +414,7 @@ pub async fn apply_template(State(server): State<Arc<Server>>, request: Request)
 pub async fn count_tokens(State(server): State<Arc<Server>>, request: Request) -> Reply {
     let (mut fields, _) = read(&server, request).await?;
     let model = server.generator(fields.string("model")?.as_deref())?;
-    let conversation = conversation(&mut fields)?;
+    let conversation = chat::conversation(&mut fields)?;
     let n_tokens = blocking(move || conversation.count(&model.text)).await?;
     Ok(json(&json!({ "object": "response.input_tokens", "input_tokens": n_tokens })))
 }
@@ -442,6 +437,9 @@ pub async fn props(State(server): State<Arc<Server>>) -> Reply {
         },
         "total_slots": model.n_places(),
         "model_alias": model.info.name,
+        // Where it is is nobody's business.
+        "model_path": model.info.file_name,
+        "chat_template": text.template_source().unwrap_or_default(),
         "bos_token": text.tokenizer().text_of(text.tokenizer().bos()),
         "eos_token": text.tokenizer().text_of(text.tokenizer().eos()),
         "modalities": { "vision": false, "audio": false },

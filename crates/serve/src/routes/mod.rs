@@ -59,6 +59,7 @@ fn endpoints() -> Vec<(Endpoint, MethodRouter<Arc<Server>>)> {
         (openapi::OLLAMA_CHAT, post(ollama::chat)),
         (openapi::OLLAMA_GENERATE, post(ollama::generate)),
         (openapi::OLLAMA_EMBED, post(ollama::embed)),
+        (openapi::OLLAMA_EMBEDDINGS, post(ollama::embedding)),
         (openapi::OLLAMA_TAGS, get(ollama::tags)),
         (openapi::OLLAMA_PS, get(ollama::running)),
         (openapi::OLLAMA_SHOW, post(ollama::show)),
@@ -242,7 +243,7 @@ fn new_id(prefix: &str) -> String {
 }
 
 /// Seconds since 1970.
-fn now_s() -> u64 {
+pub fn now_s() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |time| time.as_secs())
 }

@@ -1,4 +1,4 @@
-//! `/api/chat`, `/api/generate`, `/api/embed`, `/api/tags`, `/api/show` and `/api/version`, as
+//! `/api/chat`, `/api/generate`, `/api/embed`, `/api/embeddings`, `/api/tags`, `/api/ps`, `/api/show` and `/api/version`, as
 //! <https://github.com/ollama/ollama/blob/main/docs/api.md> describes them.
 
 use std::sync::Arc;
@@ -9,8 +9,11 @@ use axum::response::Response;
 use edgeward_model::chat::{Message, rfc3339};
 use edgeward_model::tokenizer::AddSpecial;
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
+use super::chat::MAX_TOP_LOGPROBS;
 use super::embeddings::{MAX_INPUTS, Overlong, embed_texts};
+use super::prompts::token_id;
 use super::sampling::{self, ResponseFormat};
 use super::{Encoder, Reply, blocking, json, now_s, read, stream};
 use crate::Server;
@@ -19,7 +22,7 @@ use crate::error::{ApiError, Dialect};
 use crate::fields::Fields;
 use crate::gate::Call;
 use crate::model::{Answers, ModelInfo, ModelKind, ServedModel};
-use crate::scheduler::{self, Event, FinishReason};
+use crate::scheduler::{self, Event, FinishReason, TokenLogprob};
 use crate::tools::{Tool, ToolCall, ToolChoice, ToolStream, Toolbox};
 
 /// `POST /api/chat`
@@ -37,7 +40,8 @@ pub async fn chat(State(server): State<Arc<Server>>, request: Request) -> Reply 
     });
     let toolbox = Toolbox::new(tools.collect::<Result<Vec<_>, _>>()?, ToolChoice::Auto)?;
     let format = format(&mut fields)?;
-    let conversation = Conversation { messages, toolbox, format, ..Conversation::default() };
+    let variables = thinking(&mut fields)?;
+    let conversation = Conversation { messages, toolbox, format, variables, ..Conversation::default() };
     let wants_stream = fields.bool("stream")?.unwrap_or(true);
     let request = options(&mut fields, &server, &call)?;
     let text_model = Arc::clone(&model);
@@ -56,8 +60,10 @@ pub async fn generate(State(server): State<Arc<Server>>, request: Request) -> Re
     let system = fields.string("system")?;
     let is_raw = fields.bool("raw")?.unwrap_or(false);
     let format = format(&mut fields)?;
+    let variables = thinking(&mut fields)?;
     let wants_stream = fields.bool("stream")?.unwrap_or(true);
-    fields.refuse(&["suffix", "images", "template", "context"])?;
+    fields.refuse(&["suffix", "images", "template"])?;
+    let context = context(&mut fields)?;
     let mut request = options(&mut fields, &server, &call)?;
     let text_model = Arc::clone(&model);
     let (request, tools) = blocking(move || {
@@ -68,8 +74,10 @@ pub async fn generate(State(server): State<Arc<Server>>, request: Request) -> Re
         }
         let system = system.map(|system| Message::new("system", system));
         let messages = system.into_iter().chain([Message::new("user", prompt)]).collect();
-        let conversation = Conversation { messages, format, ..Conversation::default() };
-        conversation.prepare(&text_model.text, request)
+        let conversation = Conversation { messages, format, variables, ..Conversation::default() };
+        let (mut request, tools) = conversation.prepare(&text_model.text, request)?;
+        request.prompt.splice(0..0, context);
+        Ok((request, tools))
     })
     .await?;
     answer(model, request, tools, Shape::Generate, wants_stream, &call).await
@@ -82,8 +90,20 @@ pub async fn embed(State(server): State<Arc<Server>>, request: Request) -> Reply
     let texts = fields.strings("input", MAX_INPUTS)?;
     let texts = fields.required("input", texts)?;
     let overlong = if fields.bool("truncate")? == Some(false) { Overlong::Refused } else { Overlong::Cut };
-    let (embeddings, n_tokens) = embed_texts(&server, &model, texts, overlong, &call).await?;
+    let options = fields.object("options")?;
+    let max_len = options.map(|mut options| options.count("num_ctx", 0..=usize::MAX)).transpose()?.flatten();
+    let (embeddings, n_tokens) = embed_texts(&server, &model, texts, overlong, max_len, &call).await?;
     Ok(json(&json!({ "model": model.info.name, "embeddings": embeddings, "prompt_eval_count": n_tokens })))
+}
+
+/// `POST /api/embeddings`: what `/api/embed` has replaced, of one text.
+pub async fn embedding(State(server): State<Arc<Server>>, request: Request) -> Reply {
+    let (mut fields, call) = read(&server, request).await?;
+    let model = find(&server, &mut fields)?;
+    let text = fields.string("prompt")?;
+    let text = fields.required("prompt", text)?;
+    let (vectors, _) = embed_texts(&server, &model, vec![text], Overlong::Cut, None, &call).await?;
+    Ok(json(&json!({ "embedding": vectors[0] })))
 }
 
 /// `GET /api/tags`
@@ -111,7 +131,7 @@ fn listing(server: &Server, more: impl Fn(&ModelInfo) -> Value) -> Response {
             "name": info.name,
             "model": info.name,
             "size": info.file_bytes,
-            "digest": "",
+            "digest": digest(info),
             "details": details(info),
         });
         if let (Value::Object(described), Value::Object(more)) = (&mut described, more(info)) {
@@ -139,6 +159,7 @@ pub async fn show(State(server): State<Arc<Server>>, request: Request) -> Reply 
     Ok(json(&json!({
         "modified_at": timestamp(info.loaded_s),
         "details": details(info),
+        "template": model.text.template_source().unwrap_or_default(),
         "model_info": model_info,
         "capabilities": capabilities,
     })))
@@ -150,7 +171,24 @@ pub async fn version() -> Response {
 }
 
 fn details(info: &ModelInfo) -> Value {
-    json!({ "format": "gguf", "family": info.family, "families": [info.family] })
+    let parameter_size = match info.n_params {
+        n @ ..1_000_000_000 => format!("{:.2}M", n as f64 / 1e6),
+        n => format!("{:.1}B", n as f64 / 1e9),
+    };
+    json!({
+        "format": "gguf",
+        "family": info.family,
+        "families": [info.family],
+        "parameter_size": parameter_size,
+        "quantization_level": info.quantization,
+    })
+}
+
+/// Names a model as it is, for clients that tell versions apart by it; not of the file's bytes, which would take too long.
+fn digest(info: &ModelInfo) -> String {
+    let described =
+        format!("{:?}", (&info.name, &info.family, info.file_bytes, info.n_params, &info.quantization));
+    Sha256::digest(described).iter().fold(String::new(), |digest, byte| digest + &format!("{byte:02x}"))
 }
 
 /// Names may have a tag, of which there is only `latest` here.
@@ -196,10 +234,37 @@ fn format(fields: &mut Fields) -> Result<ResponseFormat, ApiError> {
     }
 }
 
-/// `options` in the words of the others.
+/// `think`: whether the model is to think before it answers, for its template.
+fn thinking(fields: &mut Fields) -> Result<Option<Map<String, Value>>, ApiError> {
+    let thinks = match fields.value("think") {
+        None => return Ok(None),
+        Some(Value::Bool(thinks)) => thinks,
+        // How much is for other models.
+        Some(Value::String(_)) => true,
+        Some(_) => return Err(fields.error("think", "this must be true or false")),
+    };
+    Ok(Some(Map::from_iter([("enable_thinking".to_owned(), thinks.into())])))
+}
+
+/// `context`: the tokens of what has been said before, as the last answer told them.
+fn context(fields: &mut Fields) -> Result<Vec<u32>, ApiError> {
+    let Some(context) = fields.value("context") else { return Ok(Vec::new()) };
+    let tokens = context.as_array().and_then(|list| list.iter().map(token_id).collect());
+    tokens.ok_or_else(|| fields.error("context", "this must be a list of token ids"))
+}
+
+/// `logprobs` and `top_logprobs`.
+fn logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
+    let wants = fields.bool("logprobs")?.unwrap_or(false);
+    let n_top = fields.count("top_logprobs", 0..=MAX_TOP_LOGPROBS)?;
+    Ok(wants.then(|| n_top.unwrap_or(0)))
+}
+
+/// What is asked for besides the words, and `options` in the words of the others.
 fn options(fields: &mut Fields, server: &Server, call: &Call) -> Result<scheduler::Request, ApiError> {
+    let n_logprobs = logprobs(fields)?;
     let Some(mut options) = fields.object("options")? else {
-        return sampling::request(fields, server, call);
+        return Ok(scheduler::Request { n_logprobs, ..sampling::request(fields, server, call)? });
     };
     options.rename("repeat_penalty", "repetition_penalty");
     // -1 and -2: as many as there is room for.
@@ -210,7 +275,7 @@ fn options(fields: &mut Fields, server: &Server, call: &Call) -> Result<schedule
         None => {}
         Some(limit) => request.max_tokens = usize::try_from(limit).unwrap_or(usize::MAX).max(1),
     }
-    Ok(request)
+    Ok(scheduler::Request { n_logprobs, ..request })
 }
 
 /// Which of the two endpoints answers.
@@ -254,38 +319,74 @@ async fn answer(
     wants_stream: bool,
     call: &Call,
 ) -> Reply {
+    // Of a generated text, so that the next request can go on from it.
+    let context = (shape == Shape::Generate).then(|| request.prompt.clone());
     let mut answers = model.submit(request, &call.tally).await?;
-    let mut lines = Lines { tools, shape, begun: None };
+    let mut lines = Lines { model, tools, shape, context, waited: Duration::ZERO, begun: None };
     if wants_stream {
         return Ok(stream(answers, lines));
     }
     let mut text = String::new();
+    let mut logprobs = Vec::new();
     loop {
         match answers.next().await {
             Some(Event::Failed(failure)) => return Err(failure.into()),
-            Some(Event::Token { text: piece, .. }) => {
-                lines.begun.get_or_insert(answers.elapsed());
+            Some(Event::Started { .. }) => lines.waited = answers.elapsed(),
+            Some(Event::Token { text: piece, token, logprob, .. }) => {
+                lines.take(&answers, token);
+                logprobs.extend(logprob);
                 text.push_str(&lines.tools.push(&piece));
             }
             Some(Event::Finished { text: piece, reason, n_generated, .. }) => {
                 text.push_str(&lines.tools.push(&piece));
                 let (rest, calls) = lines.tools.finish();
-                return Ok(json(&lines.last(&answers, &(text + &rest), &calls, reason, n_generated)));
+                let mut last = lines.last(&answers, &(text + &rest), &calls, reason, n_generated);
+                lines.add_logprobs(&mut last, &logprobs);
+                return Ok(json(&last));
             }
-            Some(Event::Started { .. } | Event::Progress { .. } | Event::Embedded(_)) | None => {}
+            Some(Event::Progress { .. } | Event::Embedded(_)) | None => {}
         }
     }
 }
 
 /// A JSON object on each line.
 struct Lines {
+    model: Arc<ServedModel>,
     tools: ToolStream,
     shape: Shape,
+    /// The prompt and its answer, where that is to be told.
+    context: Option<Vec<u32>>,
+    /// Time until its computation began.
+    waited: Duration,
     /// Time until the first token.
     begun: Option<Duration>,
 }
 
 impl Lines {
+    /// Notes a token.
+    fn take(&mut self, answers: &Answers, token: u32) {
+        self.begun.get_or_insert(answers.elapsed());
+        self.context.iter_mut().for_each(|context| context.push(token));
+    }
+
+    fn add_logprobs(&self, line: &mut Value, logprobs: &[TokenLogprob]) {
+        let entry = |token: u32, logprob: f64| {
+            let text = &self.model.text;
+            json!({ "token": text.token_text(token), "logprob": logprob, "bytes": text.token_bytes(token) })
+        };
+        let describe = |logprob: &TokenLogprob| {
+            let mut value = entry(logprob.token, logprob.logprob);
+            if !logprob.top.is_empty() {
+                value["top_logprobs"] =
+                    logprob.top.iter().map(|(token, logprob)| entry(*token, *logprob)).collect();
+            }
+            value
+        };
+        if !logprobs.is_empty() {
+            line["logprobs"] = logprobs.iter().map(describe).collect();
+        }
+    }
+
     fn piece(&self, answers: &Answers, text: &str, calls: &[ToolCall]) -> Value {
         let (name, value) = self.shape.say(text, calls);
         json!({
@@ -308,14 +409,18 @@ impl Lines {
             "done": true,
             "done_reason": super::chat::finish_reason(reason),
             "total_duration": total.as_nanos() as u64,
-            "load_duration": 0,
+            // The model is here; what there was to wait for were others.
+            "load_duration": self.waited.as_nanos() as u64,
             "prompt_eval_count": answers.n_prompt,
-            "prompt_eval_duration": begun.as_nanos() as u64,
+            "prompt_eval_duration": begun.saturating_sub(self.waited).as_nanos() as u64,
             "eval_count": n_generated,
             "eval_duration": (total - begun).as_nanos() as u64,
         });
         if let (Some(value), Value::Object(more)) = (value.as_object_mut(), more) {
             value.extend(more);
+        }
+        if let Some(context) = &self.context {
+            value["context"] = context.as_slice().into();
         }
         value
     }
@@ -330,10 +435,19 @@ impl Encoder for Lines {
 
     fn event(&mut self, answers: &Answers, event: Event) -> String {
         match event {
-            Event::Token { text, .. } => {
-                self.begun.get_or_insert(answers.elapsed());
+            Event::Started { .. } => {
+                self.waited = answers.elapsed();
+                String::new()
+            }
+            Event::Token { text, token, logprob, .. } => {
+                self.take(answers, token);
                 let text = self.tools.push(&text);
-                if text.is_empty() { String::new() } else { format!("{}\n", self.piece(answers, &text, &[])) }
+                if text.is_empty() && logprob.is_none() {
+                    return String::new();
+                }
+                let mut line = self.piece(answers, &text, &[]);
+                self.add_logprobs(&mut line, logprob.as_slice());
+                format!("{line}\n")
             }
             Event::Finished { text, reason, n_generated, .. } => {
                 let text = self.tools.push(&text);
@@ -345,9 +459,7 @@ impl Encoder for Lines {
                 }
                 out + &format!("{}\n", self.last(answers, "", &[], reason, n_generated))
             }
-            Event::Started { .. } | Event::Progress { .. } | Event::Embedded(_) | Event::Failed(_) => {
-                String::new()
-            }
+            Event::Progress { .. } | Event::Embedded(_) | Event::Failed(_) => String::new(),
         }
     }
 

@@ -81,6 +81,19 @@ const STREAM: Field = Field("stream", Flag, May, "Whether the answer comes piece
 const TOOLS: Field =
     Field("tools", Objects, May, "Functions that the model may call, in the shape of the API");
 
+const ADD_GENERATION_PROMPT: Field = Field(
+    "add_generation_prompt",
+    Flag,
+    May,
+    "Whether the prompt ends where an answer begins; if not given, it does unless the last message is the assistant's",
+);
+const CONTINUE_FINAL_MESSAGE: Field = Field(
+    "continue_final_message",
+    Flag,
+    May,
+    "Whether the last message, the assistant's, is gone on with; it is if neither is given",
+);
+
 /// What most endpoints that answer have in common.
 const SAMPLING: &[Field] = &[
     MODEL,
@@ -120,6 +133,9 @@ const CHAT_FIELDS: &[Field] = &[
     Field("logprobs", Flag, May, "Whether each token's log probability is wanted"),
     Field("top_logprobs", Whole(0.0, 20.0), May, "And those of so many others"),
     Field("chat_template_kwargs", Object, May, "Variables of the model's chat template"),
+    ADD_GENERATION_PROMPT,
+    CONTINUE_FINAL_MESSAGE,
+    Field("verbose", Flag, May, "Whether a whole answer tells its prompt and settings, in `__verbose`"),
 ];
 const COMPLETION_FIELDS: &[Field] = &[
     Field("prompt", TextsOrTokens, Must, "What is to be continued"),
@@ -158,12 +174,8 @@ const CONVERSATION_FIELDS: &[Field] = &[
     TOOLS,
     Field("tool_choice", Anything, May, "auto, none, required, or one function"),
     Field("chat_template_kwargs", Object, May, "Variables of the model's chat template"),
-    Field(
-        "add_generation_prompt",
-        Flag,
-        May,
-        "Whether it ends where the answer begins; it does if not given",
-    ),
+    ADD_GENERATION_PROMPT,
+    CONTINUE_FINAL_MESSAGE,
 ];
 const MESSAGES_FIELDS: &[Field] = &[
     Field("messages", Objects, Must, "`role` user or assistant, and `content`"),
@@ -179,6 +191,9 @@ const OLLAMA: &[Field] = &[
     Field("model", Text, Must, "Name of a model, with or without `:latest`"),
     Field("stream", Flag, May, "Whether the answer comes piece by piece; it does if not given"),
     Field("format", Anything, May, "\"json\" or a JSON schema"),
+    Field("think", Anything, May, "Whether the model is to think first, for templates that know it"),
+    Field("logprobs", Flag, May, "Whether each token's log probability is wanted"),
+    Field("top_logprobs", Whole(0.0, 20.0), May, "And those of so many others"),
     Field(
         "options",
         Object,
@@ -277,6 +292,7 @@ pub const OLLAMA_GENERATE: Endpoint = Endpoint {
             Field("prompt", Text, May, "What is asked; without it, the model is said to be loaded"),
             Field("system", Text, May, "What the system says first"),
             Field("raw", Flag, May, "Whether the prompt is continued as it is"),
+            Field("context", Tokens, May, "What has been said before, as the last answer told it"),
         ],
     ],
     ..OLLAMA_CHAT
@@ -297,6 +313,16 @@ pub const OLLAMA_EMBED: Endpoint = Endpoint {
     ]],
     answers: &[JSON],
     ..OLLAMA_CHAT
+};
+#[allow(missing_docs)]
+pub const OLLAMA_EMBEDDINGS: Endpoint = Endpoint {
+    path: "/api/embeddings",
+    summary: "Makes a vector of length 1 of a text; what /api/embed has replaced",
+    fields: &[&[
+        Field("model", Text, Must, "Name of a model, with or without `:latest`"),
+        Field("prompt", Text, Must, "The text; cut off if it is long"),
+    ]],
+    ..OLLAMA_EMBED
 };
 #[allow(missing_docs)]
 pub const OLLAMA_TAGS: Endpoint = Endpoint {

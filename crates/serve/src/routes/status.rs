@@ -30,5 +30,8 @@ pub async fn ready(State(server): State<Arc<Server>>) -> Reply {
 pub async fn metrics(State(server): State<Arc<Server>>) -> Response {
     let models = server.models();
     let text = metrics::render(models.iter().map(|model| &**model), &server.counters);
-    with_type(Body::from(text), "text/plain; version=0.0.4; charset=utf-8")
+    let mut response = with_type(Body::from(text), "text/plain; version=0.0.4; charset=utf-8");
+    // As llama.cpp tells when counters began.
+    response.headers_mut().insert("process-start-time-unix", server.started_s.into());
+    response
 }

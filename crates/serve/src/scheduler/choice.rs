@@ -25,6 +25,8 @@ pub(super) struct Choice {
     /// To be computed next: the token chosen last, and after it what is guessed to follow.
     pub feed: Vec<u32>,
     pub n_generated: usize,
+    /// Guesses that have come true; whoever counts them takes them off.
+    pub n_accepted: usize,
     sampler: Sampler,
     grammar: Option<Grammar>,
     text: TextStream,
@@ -47,6 +49,7 @@ impl Choice {
             sequence,
             feed: Vec::new(),
             n_generated: 0,
+            n_accepted: 0,
             sampler: Sampler::new(options).expect("options were checked when the request came"),
             grammar: request.grammar.clone(),
             text: TextStream::new(request.stop_strings.iter().map(String::as_str)),
@@ -83,6 +86,7 @@ impl Choice {
                 break;
             }
             n_true += 1;
+            self.n_accepted += 1;
             history_len += 1;
         }
         if fed.len() > 1 {

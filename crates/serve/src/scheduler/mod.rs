@@ -18,11 +18,13 @@ mod pace;
 mod tests;
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edgeward_engine::{
-    Adapter, Adapters, CancelToken, Engine, Error, PAGE_LEN, Sampler, SamplerOptions, Sequence, StepPart,
+    Adapter, Adapters, CancelToken, Engine, Error, Logits, PAGE_LEN, Sampler, SamplerOptions, Sequence,
+    StepPart,
 };
 use edgeward_model::tokenizer::Tokenizer;
 
@@ -297,8 +299,14 @@ pub struct Snapshot {
     pub n_cached_tokens: u64,
     /// Tokens of answers, ever.
     pub n_generated_tokens: u64,
+    /// Guesses at several tokens ahead, ever.
+    pub n_drafts: u64,
     /// Guessed tokens, ever.
     pub n_drafted_tokens: u64,
+    /// Guessed tokens that came true, ever.
+    pub n_accepted_tokens: u64,
+    /// The most tokens that a prompt had with its answer.
+    pub longest: usize,
     /// Passes of the model, ever.
     pub n_steps: u64,
 }
@@ -555,8 +563,41 @@ impl Scheduler {
     fn generate(&mut self, events: &mut Events) {
         let n_decode = self.plan_decode();
         let shares = self.plan_prefill(n_decode);
+        self.last_step = (n_decode, shares.iter().sum());
+        self.counters.n_prompt_tokens += self.last_step.1 as u64;
+        let (mut done, mut failed) = (Vec::new(), Vec::new());
+        let everybody = 0..self.active.len();
+        let mut groups = vec![everybody];
+        while let Some(group) = groups.pop() {
+            match self.pass(group.clone(), &shares) {
+                Ok(Some(logits)) => self.advance(group, &shares, &logits, events, &mut done),
+                Ok(None) => {}
+                // Some sequence's numbers overflow, as an adapter makes them that is too strong. The engine does not tell whose;
+                // but nothing has changed, and a sequence's numbers do not depend on the others. So halves go on by themselves,
+                // until those fail alone whose numbers they are.
+                Err(Error::NotFinite) if group.len() > 1 => {
+                    let middle = group.start + group.len() / 2;
+                    groups.extend([middle..group.end, group.start..middle]);
+                }
+                // The same would happen again.
+                Err(error) => {
+                    let concerned =
+                        self.active[group].iter().filter(|active| !matches!(active.phase, Phase::Embed(..)));
+                    for active in concerned {
+                        events.push((active.id, Event::Failed(Failure::Broken(error.to_string()))));
+                        failed.push(active.id);
+                    }
+                }
+            }
+        }
+        done.into_iter().for_each(|id| self.cancel(id));
+        self.active.retain(|active| !failed.contains(&active.id));
+    }
+
+    /// Computes what these want next; with `shares` of all prompts. After an error no sequence has changed.
+    fn pass(&mut self, group: Range<usize>, shares: &[usize]) -> Result<Option<Logits>, Error> {
         let mut parts = Vec::new();
-        for (active, &share) in self.active.iter_mut().zip(&shares) {
+        for (active, &share) in self.active[group.clone()].iter_mut().zip(&shares[group]) {
             match &mut active.phase {
                 Phase::Prefill(sequence) if share > 0 => {
                     let start = sequence.len();
@@ -577,33 +618,23 @@ impl Scheduler {
             }
         }
         if parts.is_empty() {
-            return;
+            return Ok(None);
         }
-        let n_prompt = shares.iter().sum();
-        self.last_step = (n_decode, n_prompt);
         self.counters.n_steps += 1;
-        self.counters.n_prompt_tokens += n_prompt as u64;
-        let logits = match self.engine.step(&mut parts) {
-            Ok(logits) => logits,
-            Err(error) => {
-                // No sequence has changed, and the same would happen again; but if it may be the doing of adapters, as one that is
-                // made too strong lets numbers overflow, those without go on.
-                let why = error.to_string();
-                let is_concerned = |active: &Active| !matches!(active.phase, Phase::Embed(..));
-                let is_adapted = |active: &Active| !active.request.adapters.is_empty();
-                let is_adapters_doing = matches!(error, Error::NotFinite)
-                    && self.active.iter().any(|active| is_concerned(active) && is_adapted(active));
-                let fails =
-                    |active: &Active| is_concerned(active) && (!is_adapters_doing || is_adapted(active));
-                for active in self.active.extract_if(.., |active| fails(active)) {
-                    events.push((active.id, Event::Failed(Failure::Broken(why.clone()))));
-                }
-                return;
-            }
-        };
+        self.engine.step(&mut parts).map(Some)
+    }
+
+    /// Takes what a pass has computed; those that have come to their end go to `done`.
+    fn advance(
+        &mut self,
+        group: Range<usize>,
+        shares: &[usize],
+        logits: &Logits,
+        events: &mut Events,
+        done: &mut Vec<RequestId>,
+    ) {
         let mut rows = (0..logits.n_rows()).map(|i| logits.row(i));
-        let mut done = Vec::new();
-        for (active, &share) in self.active.iter_mut().zip(&shares) {
+        for (active, &share) in self.active[group.clone()].iter_mut().zip(&shares[group]) {
             let rows: Vec<&[f32]> = rows.by_ref().take(active.n_rows(share)).collect();
             if let Phase::Prefill(sequence) = &active.phase
                 && share > 0
@@ -611,7 +642,10 @@ impl Scheduler {
             {
                 events.push((active.id, Event::Progress { n_processed: sequence.len() }));
             }
-            match active.advance(&self.tokenizer, &rows, &mut self.cache, self.disk.as_ref()) {
+            let advanced = active.advance(&self.tokenizer, &rows, &mut self.cache, self.disk.as_ref());
+            self.counters.n_accepted_tokens += active.n_accepted();
+            self.counters.longest = self.counters.longest.max(active.longest());
+            match advanced {
                 Ok(news) => {
                     let n_tokens = news.iter().filter(|event| matches!(event, Event::Token { .. })).count();
                     self.counters.n_generated_tokens += n_tokens as u64;
@@ -626,7 +660,6 @@ impl Scheduler {
                 }
             }
         }
-        done.into_iter().for_each(|id| self.cancel(id));
     }
 
     /// Lets answers guess ahead where that may pay. Tokens of all of them in this pass.
@@ -640,6 +673,7 @@ impl Scheduler {
             let Phase::Decode(choices) = phase else { continue };
             for choice in choices.iter_mut().filter(|choice| !choice.is_finished) {
                 choice.draft(max_draft, request);
+                self.counters.n_drafts += u64::from(choice.feed.len() > 1);
                 self.counters.n_drafted_tokens += choice.feed.len() as u64 - 1;
                 n_decode += choice.feed.len();
             }
@@ -704,6 +738,24 @@ impl Active {
         match &self.phase {
             Phase::Decode(choices) => choices.iter().filter(|choice| !choice.is_finished).count(),
             Phase::Prefill(_) | Phase::Embed(..) => 0,
+        }
+    }
+
+    /// Guesses of its answers that have come true since this was asked last.
+    fn n_accepted(&mut self) -> u64 {
+        match &mut self.phase {
+            Phase::Decode(choices) => {
+                choices.iter_mut().map(|choice| std::mem::take(&mut choice.n_accepted) as u64).sum()
+            }
+            Phase::Prefill(_) | Phase::Embed(..) => 0,
+        }
+    }
+
+    /// Tokens of its longest sequence.
+    fn longest(&self) -> usize {
+        match &self.phase {
+            Phase::Prefill(sequence) | Phase::Embed(sequence, _) => sequence.len(),
+            Phase::Decode(choices) => choices.iter().map(|choice| choice.sequence.len()).max().unwrap_or(0),
         }
     }
 

@@ -7,6 +7,7 @@ use edgeward_model::Model;
 use edgeward_model::tokenizer::{AddSpecial, ParseSpecial};
 
 use super::*;
+use crate::adapters::tests::tiny_adapter;
 use crate::grammar::GrammarFactory;
 
 fn tiny_model() -> Arc<Model> {
@@ -81,7 +82,7 @@ fn finish(events: &[(RequestId, Event)], wanted: RequestId) -> Vec<FinishReason>
 /// What the engine says with nobody else there.
 fn alone(request: &Request) -> Vec<u32> {
     let mut engine = tiny_engine();
-    let mut sequence = engine.new_sequence();
+    let mut sequence = engine.new_adapted_sequence(&request.adapters).unwrap();
     let mut sampler = Sampler::new(request.sampling.clone()).unwrap();
     let options = GeneratorOptions { max_tokens: request.max_tokens, stop_tokens: Vec::new() };
     let cancel = CancelToken::new();
@@ -230,6 +231,44 @@ fn what_cannot_be_answered_is_refused() {
     let sampling = SamplerOptions { top_p: 2.0, ..SamplerOptions::default() };
     assert!(matches!(refusal(Request { sampling, ..ask(prompt(1, 1), 1) }), Rejection::BadOption(_)));
     assert!(scheduler.is_idle());
+}
+
+#[test]
+fn only_those_fail_whose_numbers_overflow() {
+    let [all, few] = ["all", "few"].map(tiny_adapter);
+    let with = |adapter: &Arc<Adapter>, scale: f32, request: Request| Request {
+        adapters: Adapters::new([(Arc::clone(adapter), scale)]),
+        ..request
+    };
+    // The same adapter, so much stronger that nothing is finite after it.
+    let explodes = |request: Request| with(&all, 1e38, request);
+    let healthy = [
+        ask(prompt(5, 1), 40),
+        with(&few, 1.0, ask(prompt(5, 1), 40)),
+        with(&all, 1.0, ask(prompt(70, 2), 40)),
+        Request { n_choices: 2, ..ask(prompt(3, 3), 40) },
+    ];
+    let mut scheduler = scheduler(Limits::default());
+    let mut events = Vec::new();
+    let submit = |scheduler: &mut Scheduler, request: Request| scheduler.submit(request).unwrap();
+    let first = submit(&mut scheduler, explodes(ask(prompt(5, 1), 40)));
+    let ids = healthy.clone().map(|request| submit(&mut scheduler, request));
+    let text = submit(&mut scheduler, Request { task: Task::Embed, ..ask(prompt(300, 4), 1) });
+    (0..3).for_each(|_| events.extend(scheduler.step(Instant::now())));
+    // Two more, while the others' answers are under way.
+    let late = [5, 200].map(|n| submit(&mut scheduler, explodes(ask(prompt(n, 5), 40))));
+    events.extend(run(&mut scheduler));
+    let failed: Vec<RequestId> = events
+        .iter()
+        .filter(|(_, event)| matches!(event, Event::Failed(Failure::Broken(_))))
+        .map(|(id, _)| *id)
+        .collect();
+    assert_eq!(failed, [first, late[0], late[1]]);
+    for (id, request) in ids.iter().zip(&healthy) {
+        assert_eq!(tokens(&events, *id, 0), alone(request), "{id:?}");
+        assert_eq!(finish(&events, *id), vec![FinishReason::Length; request.n_choices]);
+    }
+    assert!(events.iter().any(|(id, event)| *id == text && matches!(event, Event::Embedded(_))));
 }
 
 #[test]
