@@ -777,8 +777,9 @@ fn llama_cpps_clients_are_served() {
     assert_eq!(whole["tokens_predicted"], 9);
     let timings = &whole["timings"];
     assert_eq!(timings["prompt_n"], whole["tokens_evaluated"]);
+    // More than it takes to pass events on.
     assert!(
-        timings["prompt_ms"].as_f64().unwrap() > 0.0
+        timings["prompt_ms"].as_f64().unwrap() > 0.01
             && timings["predicted_per_second"].as_f64().unwrap() > 0.0
     );
     let settings = &whole["generation_settings"];

@@ -501,7 +501,12 @@ impl Answers {
         }
     }
 
-    /// When the request was made.
+    /// From the request until its computation began.
+    pub fn waited(&self) -> Duration {
+        self.started - self.submitted
+    }
+
+    /// Since the request was made.
     pub fn elapsed(&self) -> Duration {
         self.submitted.elapsed()
     }
@@ -520,9 +525,10 @@ impl Answers {
             events.push(event.clone());
         }
         match &event {
-            Event::Started { n_cached } => {
+            Event::Started { n_cached, at } => {
                 self.n_cached = *n_cached;
-                self.started = Instant::now();
+                // An answer that is told once more began another time.
+                self.started = self.submitted.max(*at);
             }
             Event::Progress { .. } => {}
             Event::Token { .. } => self.time_token(),

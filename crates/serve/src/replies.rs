@@ -99,7 +99,7 @@ impl ReplyCache {
     /// Keeps the events of a request with `n_prompt` tokens, all of which will then have been known.
     pub fn keep(&self, key: Key, mut events: Vec<Event>, n_prompt: usize) {
         for event in &mut events {
-            if let Event::Started { n_cached } = event {
+            if let Event::Started { n_cached, .. } = event {
                 *n_cached = n_prompt;
             }
         }
@@ -138,6 +138,8 @@ fn size_bytes(event: &Event) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
     use crate::scheduler::LogprobsOf;
     use edgeward_engine::SamplerOptions;
@@ -182,19 +184,20 @@ mod tests {
 
     #[test]
     fn it_is_bounded_and_forgets_what_was_unused_longest() {
-        let started = || vec![Event::Started { n_cached: 0 }];
+        let at = Instant::now();
+        let started = || vec![Event::Started { n_cached: 0, at }];
         let one = size_of::<Event>() + size_of::<(Key, Reply)>();
         let cache = ReplyCache::new(2 * one);
         for name in [1, 2] {
             cache.keep([name; 32], started(), 5);
         }
-        assert_eq!(*cache.find(&[1; 32]).unwrap(), [Event::Started { n_cached: 5 }]);
+        assert_eq!(*cache.find(&[1; 32]).unwrap(), [Event::Started { n_cached: 5, at }]);
         cache.keep([3; 32], started(), 5);
         assert!(cache.find(&[2; 32]).is_none());
         assert!(cache.find(&[1; 32]).is_some() && cache.find(&[3; 32]).is_some());
         cache.keep([3; 32], started(), 5);
         assert_eq!((cache.size_bytes(), cache.n_hits()), (2 * one, 3));
-        cache.keep([4; 32], vec![Event::Started { n_cached: 0 }; 9], 5);
+        cache.keep([4; 32], vec![Event::Started { n_cached: 0, at }; 9], 5);
         assert!(cache.find(&[4; 32]).is_none(), "too large");
     }
 }

@@ -322,7 +322,7 @@ async fn answer(
     // Of a generated text, so that the next request can go on from it.
     let context = (shape == Shape::Generate).then(|| request.prompt.clone());
     let mut answers = model.submit(request, &call.tally).await?;
-    let mut lines = Lines { model, tools, shape, context, waited: Duration::ZERO, begun: None };
+    let mut lines = Lines { model, tools, shape, context, begun: None };
     if wants_stream {
         return Ok(stream(answers, lines));
     }
@@ -331,7 +331,6 @@ async fn answer(
     loop {
         match answers.next().await {
             Some(Event::Failed(failure)) => return Err(failure.into()),
-            Some(Event::Started { .. }) => lines.waited = answers.elapsed(),
             Some(Event::Token { text: piece, token, logprob, .. }) => {
                 lines.take(&answers, token);
                 logprobs.extend(logprob);
@@ -344,7 +343,7 @@ async fn answer(
                 lines.add_logprobs(&mut last, &logprobs);
                 return Ok(json(&last));
             }
-            Some(Event::Progress { .. } | Event::Embedded(_)) | None => {}
+            Some(Event::Started { .. } | Event::Progress { .. } | Event::Embedded(_)) | None => {}
         }
     }
 }
@@ -356,8 +355,6 @@ struct Lines {
     shape: Shape,
     /// The prompt and its answer, where that is to be told.
     context: Option<Vec<u32>>,
-    /// Time until its computation began.
-    waited: Duration,
     /// Time until the first token.
     begun: Option<Duration>,
 }
@@ -410,9 +407,9 @@ impl Lines {
             "done_reason": super::chat::finish_reason(reason),
             "total_duration": total.as_nanos() as u64,
             // The model is here; what there was to wait for were others.
-            "load_duration": self.waited.as_nanos() as u64,
+            "load_duration": answers.waited().as_nanos() as u64,
             "prompt_eval_count": answers.n_prompt,
-            "prompt_eval_duration": begun.saturating_sub(self.waited).as_nanos() as u64,
+            "prompt_eval_duration": begun.saturating_sub(answers.waited()).as_nanos() as u64,
             "eval_count": n_generated,
             "eval_duration": (total - begun).as_nanos() as u64,
         });
@@ -435,10 +432,6 @@ impl Encoder for Lines {
 
     fn event(&mut self, answers: &Answers, event: Event) -> String {
         match event {
-            Event::Started { .. } => {
-                self.waited = answers.elapsed();
-                String::new()
-            }
             Event::Token { text, token, logprob, .. } => {
                 self.take(answers, token);
                 let text = self.tools.push(&text);
@@ -459,7 +452,9 @@ impl Encoder for Lines {
                 }
                 out + &format!("{}\n", self.last(answers, "", &[], reason, n_generated))
             }
-            Event::Progress { .. } | Event::Embedded(_) | Event::Failed(_) => String::new(),
+            Event::Started { .. } | Event::Progress { .. } | Event::Embedded(_) | Event::Failed(_) => {
+                String::new()
+            }
         }
     }
 

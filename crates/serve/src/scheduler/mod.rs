@@ -174,6 +174,8 @@ pub enum Event {
     Started {
         /// Tokens of the prompt that had been computed before.
         n_cached: usize,
+        /// When the pass began, which the event is told after.
+        at: Instant,
     },
     /// The prompt goes on, if that was to be told.
     Progress {
@@ -474,7 +476,7 @@ impl Scheduler {
     pub fn step(&mut self, now: Instant) -> Vec<(RequestId, Event)> {
         let mut events = Events::new();
         self.expire(now, &mut events);
-        self.admit(&mut events);
+        self.admit(now, &mut events);
         self.last_step = (0, 0);
         self.generate(&mut events);
         self.embed(&mut events);
@@ -502,7 +504,7 @@ impl Scheduler {
 
     /// Begins what is first in the queue, as long as there is room for it. What is behind it waits, even if smaller:
     /// else a large request might never begin.
-    fn admit(&mut self, events: &mut Events) {
+    fn admit(&mut self, now: Instant, events: &mut Events) {
         while self.waiting.first().is_some_and(|(_, request)| self.fits(request)) {
             let (id, request) = self.waiting.remove(0);
             let fresh = match self.engine.new_adapted_sequence(&request.adapters) {
@@ -531,7 +533,7 @@ impl Scheduler {
                 }
             };
             self.counters.n_cached_tokens += n_cached as u64;
-            events.push((id, Event::Started { n_cached }));
+            events.push((id, Event::Started { n_cached, at: now }));
             let reserved_bytes = self.needed_bytes(&request);
             self.active.push(Active { id, request, reserved_bytes, phase });
         }

@@ -126,7 +126,7 @@ fn nobodys_answer_depends_on_the_others() {
     // The fifth has the first one's prompt, the fourth most of it.
     let n_cached = |wanted: RequestId| {
         events.iter().find_map(|(id, event)| match event {
-            Event::Started { n_cached } if *id == wanted => Some(*n_cached),
+            Event::Started { n_cached, .. } if *id == wanted => Some(*n_cached),
             _ => None,
         })
     };
