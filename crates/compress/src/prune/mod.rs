@@ -15,23 +15,32 @@
 //!
 //! The result is a plain smaller file: rows of the other matrices are copied.
 
+mod problem;
+mod units;
+mod write;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use edgeward_engine::{Engine, Isa, MatrixInput};
+use edgeward_kernels::Vectorized;
 use edgeward_kernels::memory::give_back_freed;
-use edgeward_kernels::{DType, Pool, Vectorized};
-use edgeward_model::gguf::{GgufWriter, Value};
 use edgeward_model::tensor::{LayerSlot, Slot, Tensor};
-use edgeward_model::{Config, Model, Source};
+use edgeward_model::{Config, Model};
 use serde::{Deserialize, Serialize};
 
 use crate::compress::{Compressor, DAMPING, embed_all, floats, in_eight_bits};
 use crate::equalize::Scales;
 use crate::error::Error;
-use crate::hessian::{Factor, Hessian};
+use crate::hessian::Hessian;
 use crate::search::mean_divergence;
+
+use problem::Problem;
+pub use units::Units;
+use units::{HeadKind, Part, head_lines};
+pub use write::Pruned;
+use write::{file_name, solved_type};
 
 /// Windows on which candidates are compared; they take no part in the repair, unless there are few.
 const N_PROBES: usize = 6;
@@ -42,8 +51,6 @@ const PROBES_BY_ROUGH: usize = 3;
 const N_FINALISTS: usize = 5;
 /// Widths of the feed-forward network are multiples of this, the block of most types.
 const WIDTH_STEP: usize = 32;
-/// Rounds in which neurons go: after each, the others are solved anew.
-const N_ROUNDS: usize = 2;
 /// Rows of a matrix that are computed at a time: what they have in common is read once for all.
 const ROWS_AT_ONCE: usize = 8;
 /// Mixtures that are tried at most.
@@ -89,29 +96,6 @@ pub struct Depth {
     pub losses: Vec<f64>,
 }
 
-/// What of each layer stays, by its old number; units by theirs, ascending.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Units {
-    /// Neurons.
-    pub neurons: Vec<usize>,
-    /// Key-value heads.
-    pub kv_heads: Vec<usize>,
-}
-
-/// A pruned model, ready to be written.
-#[derive(Debug)]
-pub struct Pruned {
-    /// What is left.
-    pub shape: Shape,
-    /// Of each layer that is left.
-    pub units: BTreeMap<usize, Units>,
-    /// Matrices that were solved anew, row after row with the columns that are left: files of this folder, half floats or as
-    /// the teacher's.
-    pub folder: Option<PathBuf>,
-    /// What was tried, in order.
-    pub trials: Vec<Trial>,
-}
-
 impl Shape {
     /// Of a model as it is.
     pub fn of(config: &Config) -> Shape {
@@ -148,69 +132,6 @@ impl Shape {
             if self.ffn_dim < widest / 4 || self.ffn_dim == 0 {
                 return None;
             }
-        }
-    }
-}
-
-/// Along which side a tensor has the units that may go.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Rows,
-    Cols,
-}
-
-/// What a tensor of a layer has a part for each of.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
-    Whole,
-    Neurons(Side),
-    /// Key-value heads; whether with the query heads of each.
-    Heads(Side, HeadKind),
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum HeadKind {
-    Query,
-    KeyValue,
-}
-
-impl Part {
-    fn of(slot: LayerSlot) -> Part {
-        match slot {
-            LayerSlot::Gate | LayerSlot::Up => Part::Neurons(Side::Rows),
-            LayerSlot::Down => Part::Neurons(Side::Cols),
-            LayerSlot::Q => Part::Heads(Side::Rows, HeadKind::Query),
-            LayerSlot::K | LayerSlot::V => Part::Heads(Side::Rows, HeadKind::KeyValue),
-            LayerSlot::O | LayerSlot::QBias => Part::Heads(Side::Cols, HeadKind::Query),
-            LayerSlot::KBias | LayerSlot::VBias => Part::Heads(Side::Cols, HeadKind::KeyValue),
-            _ => Part::Whole,
-        }
-    }
-}
-
-/// The rows or columns that heads have in a matrix.
-fn head_lines(config: &Config, kind: HeadKind, kv_heads: &[usize]) -> Vec<usize> {
-    let n_each = match kind {
-        HeadKind::Query => config.n_heads / config.n_kv_heads * config.head_dim,
-        HeadKind::KeyValue => config.head_dim,
-    };
-    kv_heads.iter().flat_map(|head| head * n_each..(head + 1) * n_each).collect()
-}
-
-impl Units {
-    /// All of a layer.
-    pub fn all(config: &Config) -> Units {
-        Units { neurons: (0..config.ffn_dim).collect(), kv_heads: (0..config.n_kv_heads).collect() }
-    }
-
-    /// The lines of a tensor that stay, and along which side they are; `None` if it stays whole.
-    fn lines(&self, config: &Config, slot: LayerSlot) -> Option<(Side, Vec<usize>)> {
-        match Part::of(slot) {
-            Part::Neurons(side) if self.neurons.len() < config.ffn_dim => Some((side, self.neurons.clone())),
-            Part::Heads(side, kind) if self.kv_heads.len() < config.n_kv_heads => {
-                Some((side, head_lines(config, kind, &self.kv_heads)))
-            }
-            _ => None,
         }
     }
 }
@@ -614,15 +535,6 @@ impl Compressor<'_> {
     }
 }
 
-/// The type in which a matrix that was solved anew is stored.
-fn solved_type(tensor: &Tensor) -> DType {
-    if tensor.dtype.is_quantized() { DType::F16 } else { tensor.dtype }
-}
-
-fn file_name(slot: Slot) -> String {
-    format!("{slot:?}").replace(['(', ')', ',', ' '], "-")
-}
-
 /// Some rows of the second moments of errors and inputs.
 struct AddMoments<'a> {
     /// `[n, hidden_dim]`
@@ -643,412 +555,6 @@ impl Vectorized for AddMoments<'_> {
         for (errors, inputs) in errors.chunks_exact(hidden_dim).zip(inputs.chunks_exact(n_kept)) {
             for (row, error) in rows.chunks_exact_mut(n_kept).zip(&errors[first_row..]) {
                 row.iter_mut().zip(inputs).for_each(|(sum, x)| *sum = error.mul_add(*x, *sum));
-            }
-        }
-    }
-}
-
-/// A matrix some of whose columns go, and what its inputs are.
-struct Problem {
-    n_cols: usize,
-    /// H, damped, `[n_cols, n_cols]`.
-    hessian: Vec<f64>,
-    /// The matrix as it was times H, `[n_rows, n_cols]`.
-    wanted: Vec<f64>,
-    /// Columns that are left, ascending.
-    kept: Vec<usize>,
-    /// `[n_rows, kept.len()]`: of all that have these columns alone, the matrix whose outputs are nearest to what they were.
-    weights: Vec<f64>,
-}
-
-impl Problem {
-    fn new(pool: &mut Pool, hessian: Vec<f64>, weights: Vec<f64>, n_cols: usize) -> Problem {
-        let mut wanted = vec![0.0; weights.len()];
-        let isa = Isa::best();
-        pool.run_chunks(&mut wanted, ROWS_AT_ONCE * n_cols, |i, rows| {
-            let weights = &weights[i * ROWS_AT_ONCE * n_cols..][..rows.len()];
-            isa.vectorize(Multiply { weights, hessian: &hessian, n_cols, rows });
-        });
-        Problem { n_cols, hessian, wanted, kept: (0..n_cols).collect(), weights }
-    }
-
-    fn factor(&self, pool: &mut Pool) -> Result<Factor, Error> {
-        let part: Vec<f64> = self
-            .kept
-            .iter()
-            .flat_map(|i| self.kept.iter().map(move |j| self.hessian[i * self.n_cols + j]))
-            .collect();
-        Factor::new(pool, Isa::best(), &part, self.kept.len())
-            .ok_or(Error::BadCalibration { reason: "the model's activations on it are not finite" })
-    }
-
-    /// Solves the weights of the columns that are left; how much of the outputs' squares they explain.
-    fn solve(&mut self, pool: &mut Pool, factor: &Factor) -> f64 {
-        let wanted: Vec<f64> = self
-            .wanted
-            .chunks_exact(self.n_cols)
-            .flat_map(|row| self.kept.iter().map(|col| row[*col]))
-            .collect();
-        self.weights.clone_from(&wanted);
-        factor.solve(pool, Isa::best(), &mut self.weights);
-        self.weights.iter().zip(&wanted).map(|(w, b)| w * b).sum()
-    }
-
-    /// Leaves all but `n_wanted` columns out, those first whose loss the others can make good.
-    fn drop_columns(&mut self, pool: &mut Pool, n_wanted: usize) -> Result<(), Error> {
-        let n_before = self.kept.len();
-        for round in 1..=N_ROUNDS {
-            let n_left = n_before - (n_before - n_wanted) * round / N_ROUNDS;
-            if n_left == self.kept.len() {
-                continue;
-            }
-            let inverse = self.factor(pool)?.inverse_diagonal(pool, Isa::best());
-            let n_kept = self.kept.len();
-            let mut scores = vec![0.0; n_kept];
-            for row in self.weights.chunks_exact(n_kept) {
-                scores.iter_mut().zip(row).for_each(|(score, w)| *score += w * w);
-            }
-            scores.iter_mut().zip(inverse).for_each(|(score, inverse)| *score /= inverse);
-            let mut order: Vec<usize> = (0..n_kept).collect();
-            order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
-            order.truncate(n_left);
-            order.sort_unstable();
-            self.kept = order.into_iter().map(|i| self.kept[i]).collect();
-            let factor = self.factor(pool)?;
-            self.solve(pool, &factor);
-        }
-        Ok(())
-    }
-
-    /// Leaves groups of columns out, the cheapest first, until `n_wanted` of `groups` are left.
-    fn drop_groups(
-        &mut self,
-        pool: &mut Pool,
-        groups: &mut Vec<usize>,
-        n_wanted: usize,
-        columns: &dyn Fn(&[usize]) -> Vec<usize>,
-    ) -> Result<(), Error> {
-        while groups.len() > n_wanted {
-            let mut best = (f64::NEG_INFINITY, 0);
-            for i in 0..groups.len() {
-                let mut left = groups.clone();
-                left.remove(i);
-                self.kept = columns(&left);
-                let factor = self.factor(pool)?;
-                let explained = self.solve(pool, &factor);
-                if explained > best.0 {
-                    best = (explained, i);
-                }
-            }
-            groups.remove(best.1);
-            self.kept = columns(groups);
-            let factor = self.factor(pool)?;
-            self.solve(pool, &factor);
-        }
-        Ok(())
-    }
-}
-
-/// Some rows of W H.
-struct Multiply<'a> {
-    /// `[n, n_cols]`
-    weights: &'a [f64],
-    hessian: &'a [f64],
-    n_cols: usize,
-    rows: &'a mut [f64],
-}
-
-impl Vectorized for Multiply<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run(self) {
-        let Multiply { weights, hessian, n_cols, rows } = self;
-        for (i, line) in hessian.chunks_exact(n_cols).enumerate() {
-            for (row, weights) in rows.chunks_exact_mut(n_cols).zip(weights.chunks_exact(n_cols)) {
-                row.iter_mut().zip(line).for_each(|(sum, h)| *sum = weights[i].mul_add(*h, *sum));
-            }
-        }
-    }
-}
-
-impl Pruned {
-    /// Writes what is left of `model` to `path`: a plain smaller file. Nothing is at `path` on an error that was not there
-    /// before.
-    ///
-    /// # Errors
-    /// If the model is no GGUF file; those of reading and writing.
-    pub fn write(&self, model: &Model, path: &Path) -> Result<(), Error> {
-        let Source::Gguf(gguf) = model.source() else {
-            return Err(Error::NotGguf { path: model.path().to_owned() });
-        };
-        let config = model.config();
-        let slots: BTreeMap<&str, Slot> = model.tensors().map(|(slot, tensor)| (tensor.name, slot)).collect();
-        let mut writer = GgufWriter::new();
-        self.write_metadata(model, &mut writer)?;
-        // What becomes of each tensor that stays, in the file's order.
-        let mut plan = Vec::new();
-        for tensor in gguf.tensors() {
-            let slot = slots.get(tensor.name).copied();
-            let (mut dims, mut name, mut dtype) =
-                (tensor.dims.to_vec(), tensor.name.to_owned(), tensor.dtype);
-            let mut lines = None;
-            if let Some(slot @ Slot::Layer(layer_idx, layer_slot)) = slot {
-                let Some(units) = self.units.get(&layer_idx) else { continue };
-                let new_idx = self.units.range(..layer_idx).count();
-                name = name.replacen(&format!(".{layer_idx}."), &format!(".{new_idx}."), 1);
-                lines = units.lines(config, layer_slot);
-                match &lines {
-                    Some((Side::Rows, rows)) => dims[1] = rows.len(),
-                    Some((Side::Cols, cols)) => dims[0] = cols.len(),
-                    None => {}
-                }
-                if self.solved(slot).is_some() {
-                    dtype = solved_type(&tensor.as_matrix());
-                } else if matches!(lines, Some((Side::Cols, _))) && dtype.is_quantized() {
-                    return Err(Error::CannotPrune { reason: "columns of blocks cannot be cut" });
-                }
-            }
-            writer.tensor(&name, &dims, dtype)?;
-            plan.push((tensor, slot, lines));
-        }
-        let mut plan = plan.into_iter();
-        writer.write_file(path, |_, out| {
-            let (tensor, slot, lines) =
-                plan.next().expect("tensors are asked for in the order in which they were added");
-            if let Some(path) = slot.and_then(|slot| self.solved(slot)) {
-                return out.write_all(&fs::read(path)?);
-            }
-            let Some((side, lines)) = lines else { return out.write_all(tensor.data) };
-            let n_rows = tensor.as_matrix().n_rows;
-            let row_bytes = tensor.data.len() / n_rows;
-            match side {
-                Side::Rows => lines
-                    .iter()
-                    .try_for_each(|row| out.write_all(&tensor.data[row * row_bytes..][..row_bytes])),
-                // Vectors, and float matrices that were not solved anew: an element is whole bytes.
-                Side::Cols => {
-                    let n_bytes = row_bytes / tensor.as_matrix().n_cols;
-                    tensor.data.chunks_exact(row_bytes).try_for_each(|row| {
-                        lines.iter().try_for_each(|col| out.write_all(&row[col * n_bytes..][..n_bytes]))
-                    })
-                }
-            }
-        })?;
-        Ok(())
-    }
-
-    /// The file of a matrix that was solved anew.
-    fn solved(&self, slot: Slot) -> Option<PathBuf> {
-        let path = self.folder.as_ref()?.join(file_name(slot));
-        path.is_file().then_some(path)
-    }
-
-    fn write_metadata(&self, model: &Model, writer: &mut GgufWriter) -> Result<(), Error> {
-        let Source::Gguf(gguf) = model.source() else { return Ok(()) };
-        let config = model.config();
-        let arch = gguf.get("general.architecture").and_then(|v| v.as_str()).unwrap_or_default();
-        let n_heads = config.n_heads / config.n_kv_heads * self.shape.n_kv_heads;
-        let count = |n: usize| Value::U32(n as u32);
-        let new = [
-            ("block_count", count(self.units.len())),
-            ("feed_forward_length", count(self.shape.ffn_dim)),
-            ("attention.head_count", count(n_heads)),
-            ("attention.head_count_kv", count(self.shape.n_kv_heads)),
-            // Else readers take it for the width by the number of heads.
-            ("attention.key_length", count(config.head_dim)),
-            ("attention.value_length", count(config.head_dim)),
-        ];
-        for (key, value) in gguf.metadata() {
-            let name = key.strip_prefix(arch).and_then(|key| key.strip_prefix('.'));
-            if key != "general.alignment" && !new.iter().any(|(new, _)| Some(*new) == name) {
-                writer.key(key, value)?;
-            }
-        }
-        for (name, value) in new {
-            writer.key(&format!("{arch}.{name}"), value)?;
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::Arc;
-
-    use crate::compress::{matrix, widened};
-    use crate::hessian::tests::inputs;
-    use edgeward_engine::EngineOptions;
-
-    /// The x with x H = b, by elimination.
-    fn solve_ref(hessian: &[f64], b: &[f64]) -> Vec<f64> {
-        let n = b.len();
-        let mut rows: Vec<Vec<f64>> =
-            (0..n).map(|i| [&hessian[i * n..(i + 1) * n], &b[i..=i]].concat()).collect();
-        for i in 0..n {
-            let pivot = rows[i].clone();
-            for (j, row) in rows.iter_mut().enumerate().filter(|(j, _)| *j != i) {
-                let scale = row[i] / pivot[i];
-                row.iter_mut().zip(&pivot).for_each(|(x, p)| *x -= scale * p);
-                assert!(j < n);
-            }
-        }
-        (0..n).map(|i| rows[i][n] / rows[i][i]).collect()
-    }
-
-    fn problem(n_rows: usize, n_cols: usize) -> (Pool, Problem, Vec<f64>) {
-        let mut pool = Pool::new(2);
-        let mut hessian = Hessian::new(n_cols);
-        hessian.add(&mut pool, Isa::best(), &inputs(600, n_cols));
-        let weights: Vec<f64> = inputs(n_rows, n_cols).into_iter().map(f64::from).collect();
-        let problem = Problem::new(&mut pool, hessian.damped(0.01), weights.clone(), n_cols);
-        (pool, problem, weights)
-    }
-
-    /// (w - w') H (w - w')^T, summed over rows.
-    fn loss(problem: &Problem, weights: &[f64]) -> f64 {
-        let n = problem.n_cols;
-        let mut total = 0.0;
-        for (row, left) in weights.chunks(n).zip(problem.weights.chunks(problem.kept.len())) {
-            let mut error = row.to_vec();
-            problem.kept.iter().zip(left).for_each(|(col, w)| error[*col] -= w);
-            for i in 0..n {
-                for j in 0..n {
-                    total += error[i] * problem.hessian[i * n + j] * error[j];
-                }
-            }
-        }
-        total
-    }
-
-    #[test]
-    fn what_is_left_is_the_least_squares_solution() {
-        let (mut pool, mut problem, weights) = problem(3, 24);
-        problem.drop_columns(&mut pool, 13).unwrap();
-        assert_eq!(problem.kept.len(), 13);
-        let part: Vec<f64> = problem
-            .kept
-            .iter()
-            .flat_map(|i| problem.kept.iter().map(|j| problem.hessian[i * 24 + j]).collect::<Vec<_>>())
-            .collect();
-        for (r, row) in problem.weights.chunks(13).enumerate() {
-            let b: Vec<f64> = problem
-                .kept
-                .iter()
-                .map(|j| (0..24).map(|i| weights[r * 24 + i] * problem.hessian[i * 24 + j]).sum())
-                .collect();
-            for (w, want) in row.iter().zip(solve_ref(&part, &b)) {
-                assert!((w - want).abs() < 1e-3 * (1.0 + want.abs()), "{w} and {want}");
-            }
-        }
-    }
-
-    #[test]
-    fn the_inverse_diagonal_is_that_of_the_inverse() {
-        let (mut pool, problem, _) = problem(1, 50);
-        let factor = problem.factor(&mut pool).unwrap();
-        let diagonal = factor.inverse_diagonal(&mut pool, Isa::best());
-        for i in [0, 1, 25, 49] {
-            let unit: Vec<f64> = (0..50).map(|j| f64::from(u8::from(i == j))).collect();
-            let want = solve_ref(&problem.hessian, &unit)[i];
-            assert!((diagonal[i] - want).abs() < 1e-3 * want, "{} and {want}", diagonal[i]);
-        }
-    }
-
-    #[test]
-    fn columns_are_chosen_better_than_by_their_size() {
-        let (mut pool, mut ours, weights) = problem(8, 40);
-        ours.drop_columns(&mut pool, 24).unwrap();
-        let (_, mut by_size, _) = problem(8, 40);
-        let mut order: Vec<usize> = (0..40).collect();
-        let size = |col: usize| weights.iter().skip(col).step_by(40).map(|w| w * w).sum::<f64>();
-        order.sort_by(|a, b| size(*b).total_cmp(&size(*a)));
-        order.truncate(24);
-        order.sort_unstable();
-        by_size.kept = order;
-        let rows =
-            weights.chunks(40).flat_map(|row| by_size.kept.iter().map(|col| row[*col]).collect::<Vec<_>>());
-        by_size.weights = rows.collect();
-        let not_repaired = loss(&by_size, &weights);
-        let factor = by_size.factor(&mut pool).unwrap();
-        by_size.solve(&mut pool, &factor);
-        let (ours, repaired) = (loss(&ours, &weights), loss(&by_size, &weights));
-        assert!(ours < repaired && repaired < 0.9 * not_repaired, "{ours}, {repaired}, {not_repaired}");
-    }
-
-    #[test]
-    fn the_group_that_is_missed_least_goes() {
-        let (mut pool, mut problem, weights) = problem(4, 24);
-        let mut groups = vec![0, 1, 2, 3];
-        let columns = |groups: &[usize]| groups.iter().flat_map(|g| g * 6..(g + 1) * 6).collect::<Vec<_>>();
-        problem.drop_groups(&mut pool, &mut groups, 3, &columns).unwrap();
-        let best = loss(&problem, &weights);
-        for gone in 0..4 {
-            let left: Vec<usize> = (0..4).filter(|g| *g != gone).collect();
-            problem.kept = columns(&left);
-            let factor = problem.factor(&mut pool).unwrap();
-            problem.solve(&mut pool, &factor);
-            assert!(loss(&problem, &weights) >= best * (1.0 - 1e-6), "{gone}");
-        }
-        assert_eq!(groups.len(), 3);
-    }
-
-    /// A file with parts left out computes what the whole model does when these parts are silent.
-    #[test]
-    fn a_written_file_is_the_model_without_what_is_gone() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/tiny");
-        let dir = tempfile::tempdir().unwrap();
-        for (name, dropped) in [("llama", vec![1]), ("qwen2", vec![0]), ("qwen3", vec![]), ("gemma3", vec![])]
-        {
-            let model = Arc::new(Model::load(&folder.join(format!("{name}.gguf"))).unwrap());
-            let config = model.config().clone();
-            let left = (0..config.n_layers).filter(|layer_idx| !dropped.contains(layer_idx));
-            let units: BTreeMap<usize, Units> = left
-                .map(|i| {
-                    let neurons = (0..config.ffn_dim).filter(|n| (n + i) % 3 > 0).collect::<Vec<_>>();
-                    (
-                        i,
-                        Units {
-                            neurons: neurons[..config.ffn_dim / 2].to_vec(),
-                            kv_heads: vec![i % config.n_kv_heads],
-                        },
-                    )
-                })
-                .collect();
-            let shape = Shape { dropped_layers: dropped, ffn_dim: config.ffn_dim / 2, n_kv_heads: 1 };
-            let pruned = Pruned { shape, units, folder: None, trials: Vec::new() };
-            let path = dir.path().join(name);
-            pruned.write(&model, &path).unwrap();
-            let small = Arc::new(Model::load(&path).unwrap());
-            let n_params: usize = small.tensors().map(|(_, tensor)| tensor.n_rows * tensor.n_cols).sum();
-            assert_eq!(n_params as u64, pruned.shape.n_params(&model), "{name}");
-
-            let options = EngineOptions { kv_type: edgeward_engine::KvType::F32, ..EngineOptions::default() };
-            let (mut old, mut new) =
-                (Engine::new(&model, options.clone()).unwrap(), Engine::new(&small, options).unwrap());
-            let tokens: Vec<u32> = (0..24).map(|i| i * 7 % 300).collect();
-            let (mut a, mut b) = (old.embed(&tokens).unwrap(), new.embed(&tokens).unwrap());
-            for (new_idx, (&layer_idx, units)) in pruned.units.iter().enumerate() {
-                for (slot, lines) in [
-                    (LayerSlot::Down, units.neurons.clone()),
-                    (LayerSlot::O, head_lines(&config, HeadKind::Query, &units.kv_heads)),
-                ] {
-                    let slot = Slot::Layer(layer_idx, slot);
-                    let tensor = model.tensor(slot).unwrap();
-                    let mut weights = widened(&tensor);
-                    for (i, w) in weights.iter_mut().enumerate() {
-                        if !lines.contains(&(i % tensor.n_cols)) {
-                            *w = 0.0;
-                        }
-                    }
-                    let silent = matrix(&tensor, DType::F32, floats(DType::F32, &weights)).unwrap();
-                    old.set_matrix(slot, silent).unwrap();
-                }
-                old.run_layer(layer_idx, &mut a, &mut |_, _| {}).unwrap();
-                new.run_layer(new_idx, &mut b, &mut |_, _| {}).unwrap();
-            }
-            for (a, b) in a.iter().zip(&b) {
-                assert!((a - b).abs() <= 1e-4 * (1.0 + a.abs()), "{name}: {a} and {b}");
             }
         }
     }
