@@ -136,4 +136,5 @@ async def main():
     print(json.dumps(result, indent=1))
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -281,7 +281,8 @@ impl ChatStream {
 
 impl Encoder for ChatStream {
     fn begin(&mut self, answers: &Answers) -> String {
-        let opening = |idx| self.delta(idx, json!({ "role": "assistant", "content": null }), None, None);
+        // No `content` at all: there are clients that add pieces up, and stumble over `null`.
+        let opening = |idx| self.delta(idx, json!({ "role": "assistant" }), None, None);
         (0..answers.n_choices()).map(opening).collect()
     }
 
