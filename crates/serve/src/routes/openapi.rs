@@ -310,6 +310,7 @@ pub const OLLAMA_EMBED: Endpoint = Endpoint {
             May,
             "Whether long texts are cut off, and not refused; they are if not given",
         ),
+        Field("options", Object, May, "`num_ctx`: tokens of a text, at most"),
     ]],
     answers: &[JSON],
     ..OLLAMA_CHAT
