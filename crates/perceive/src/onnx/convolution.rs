@@ -43,6 +43,9 @@ impl Windows {
         if stride.contains(&0) || dilation.contains(&0) {
             return Err(Error::malformed(place, "a stride or dilation of 0"));
         }
+        if image.contains(&0) {
+            return Err(Error::malformed(place, "an image without pixels"));
+        }
         let pads = node.ints("pads").unwrap_or(&[]);
         let (mut before, mut after) = match pads {
             [] => ([0; 2], [0; 2]),
@@ -69,13 +72,14 @@ impl Windows {
         if node.int("ceil_mode", 0) != 0 {
             // As many positions as begin within the image or before it.
             for axis in 0..2 {
-                let padded = image[axis] + before[axis] + after[axis];
-                let room = padded.saturating_sub(extent[axis]);
-                let mut positions = room.div_ceil(stride[axis]) + 1;
-                if (positions - 1) * stride[axis] >= image[axis] + before[axis] {
-                    positions -= 1;
+                let until_end = image[axis].saturating_add(before[axis]);
+                let padded = until_end.saturating_add(after[axis]);
+                let mut steps = padded.saturating_sub(extent[axis]).div_ceil(stride[axis]);
+                if steps > 0 && steps.saturating_mul(stride[axis]) >= until_end {
+                    steps -= 1;
                 }
-                after[axis] += ((positions - 1) * stride[axis] + extent[axis]).saturating_sub(padded);
+                let needed = steps.saturating_mul(stride[axis]).saturating_add(extent[axis]);
+                after[axis] = after[axis].saturating_add(needed.saturating_sub(padded));
             }
         }
         let padding = Padding::Explicit { before, after };

@@ -164,6 +164,26 @@ fn huge_things_in_few_bytes() {
 }
 
 #[test]
+fn windows_without_an_image() {
+    let attribute = |name: &str, value: Vec<u8>| [field(1, name.as_bytes()), value].concat();
+    let ints = |name: &str, values: [i64; 2]| attribute(name, values.map(|value| int(8, value)).concat());
+    let pool = |width, stride| {
+        let attributes =
+            [ints("kernel_shape", [3, 3]), ints("strides", [2, stride]), attribute("ceil_mode", int(3, 1))];
+        let image = [1, 1, 4, width];
+        model(&[
+            node("AveragePool", &["x"], "y", &attributes),
+            value(11, "x", &image),
+            value(12, "y", &image),
+        ])
+    };
+    assert!(read_bytes(&pool(4, 2)).is_ok());
+    assert!(read_bytes(&pool(4, 100)).is_ok());
+    let error = read_bytes(&pool(0, 2)).unwrap_err().to_string();
+    assert!(error.contains("without pixels"), "{error}");
+}
+
+#[test]
 fn graphs_within_graphs_without_end() {
     let mut graph = node("Identity", &["x"], "y", &[]);
     for _ in 0..20 {
