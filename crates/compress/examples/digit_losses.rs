@@ -48,8 +48,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             let made = distill(&teacher, None, (&seen.images, labels), &plan, &mut |_, _| go_on(()))?;
             let eight = made.eight_bits.expect("the plan says so");
             let some: Vec<Vec<Vec<f32>>> = seen.images.iter().step_by(16).cloned().collect();
-            let options =
-                Options { method: Method::LeastSquares, input_range: plan.input_range, corrects_bias: true };
+            let options = Options {
+                method: Method::LeastSquares,
+                input_range: plan.input_range,
+                corrects_bias: true,
+                floats: vec![],
+            };
             let rounded = quantize(&made.float, &calibrate(&made.float, &some)?, &some, &options)?;
             println!(
                 "{name:14} float {:.2} %, eight bits {:.2} %, unlearnt {:.2} %, KL {:.4}",

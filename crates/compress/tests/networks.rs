@@ -48,7 +48,7 @@ fn our_eight_bits_are_nearer_than_those_that_are_shipped() {
     let mut made = Vec::new();
     for corrects_bias in [false, true] {
         for method in [Method::MinMax, Method::Percentile { outside: 1e-4 }, Method::LeastSquares] {
-            let options = Options { method, input_range: Some((0.0, 255.0)), corrects_bias };
+            let options = Options { method, input_range: Some((0.0, 255.0)), corrects_bias, floats: vec![] };
             let graph = quantize(&float, &statistics, &seen, &options).unwrap();
             // Through the file, as a device gets it.
             let graph = tflite::read(tflite::write(&graph).unwrap().into()).unwrap();
@@ -86,7 +86,12 @@ fn what_is_joined_has_one_scale() {
         let float = tflite::adapt(&float).unwrap();
         let examples: Vec<_> = examples(&float, (-1.0, 1.0)).into_iter().step_by(12).collect();
         let statistics = calibrate(&float, &examples).unwrap();
-        let options = Options { method: Method::MinMax, input_range: Some((-1.0, 1.0)), corrects_bias: true };
+        let options = Options {
+            method: Method::MinMax,
+            input_range: Some((-1.0, 1.0)),
+            corrects_bias: true,
+            floats: vec![],
+        };
         let made = quantize(&float, &statistics, &examples, &options).unwrap();
         let made = tflite::read(tflite::write(&made).unwrap().into()).unwrap();
         let count = |is: &dyn Fn(&Op) -> bool| made.nodes.iter().filter(|node| is(&node.op)).count();
@@ -104,7 +109,7 @@ fn what_is_joined_has_one_scale() {
 
 #[test]
 fn what_cannot_be_brought_to_eight_bits_is_named() {
-    let options = Options { method: Method::MinMax, input_range: None, corrects_bias: true };
+    let options = Options { method: Method::MinMax, input_range: None, corrects_bias: true, floats: vec![] };
     for (name, expected) in [
         ("pretrainedResnet_quant.tflite", "no float"),
         ("kws_ref_model_float32.tflite", "give the float network"),

@@ -3,6 +3,7 @@
 //! - [`tflite::read`] and [`onnx::read`] turn a file into a [`Graph`]: typed, checked, whatever the file was.
 //! - [`Network`] is a graph made ready to run: weights laid out for the registers, memory planned, so that a run
 //!   allocates nothing.
+//! - [`queue`] asks a network without waiting, and many inputs at a time.
 //! - [`ensemble`] asks several networks: all of them, or a larger one where a smaller one is not sure.
 //! - [`sound`] is WAV files, what networks hear of them, and a network that listens.
 //! - [`vision`] is image files, what networks see of them, and what they say drawn into them.
@@ -35,6 +36,7 @@ pub mod graph;
 pub mod learner;
 pub mod network;
 pub mod onnx;
+pub mod queue;
 pub mod sensor;
 pub mod sound;
 pub mod table;

@@ -132,8 +132,9 @@ fn scales(
     let some: Vec<Vec<Vec<f32>>> = examples.iter().step_by(step).cloned().collect();
     let statistics = calibrate(graph, &some)?;
     let mut best: Option<(f64, Scales)> = None;
-    for method in [Method::MinMax, Method::Percentile { outside: OUTSIDE }, Method::LeastSquares] {
-        let options = Options { method, input_range, corrects_bias: false };
+    let percentile = Method::Percentile { outside: OUTSIDE };
+    for method in [Method::MinMax, percentile, Method::LeastSquares, Method::Divergence] {
+        let options = Options { method, input_range, corrects_bias: false, floats: Vec::new() };
         let scales = Scales::choose(graph, &statistics, &options)?;
         let rounded = quantize_with(graph, &scales, None)?;
         let error = Agreement::measure(graph, &rounded, &some)?.squared_error;
@@ -141,7 +142,7 @@ fn scales(
             best = Some((error, scales));
         }
     }
-    Ok(best.expect("three methods were tried").1)
+    Ok(best.expect("several methods were tried").1)
 }
 
 /// Share of examples whose largest output is the right one.

@@ -4,7 +4,9 @@
 //!   out channels ([`prune()`]), teaches what is left, and lets it learn to bear eight bits.
 //! - [`calibrate`] runs the float network on examples and keeps what each activation was like ([`Statistics`]).
 //! - [`quantize`] makes the eight-bit graph: weights by output channel, activations by the ranges that a [`Method`]
-//!   takes from the statistics, biases corrected for what rounding the weights does to a layer's mean output.
+//!   takes from the statistics, biases corrected for what rounding the weights does to a layer's mean output. What has no
+//!   eight-bit form stays in floats. [`equalize()`] makes a layer's channels equally large before that, and [`mix`] leaves so
+//!   much in floats that the answers stay as near as is asked.
 //! - [`Agreement`] compares two networks on the same inputs.
 //!
 //! Scales and zero points are as TFLite's specification of eight-bit quantisation wants them
@@ -15,6 +17,8 @@ pub mod certificate;
 mod channels;
 mod create;
 mod distill;
+mod equalize;
+mod mixed;
 mod prune;
 mod quantize;
 mod statistics;
@@ -25,19 +29,29 @@ pub mod train;
 pub use agreement::Agreement;
 pub use create::Classifier;
 pub use distill::{Distilled, Phase, Plan, accuracy, distill};
+pub use equalize::{Equalization, equalize};
+pub use mixed::{Mixed, mix};
 pub use prune::{Options as PruneOptions, multiplications, prune};
 pub use quantize::{Options, Scales, quantize, quantize_with};
 pub use statistics::{Method, Statistics, calibrate};
 
-use edgeward_perceive::graph::Op;
+use edgeward_perceive::graph::{ElementType, Node, TensorId};
 use edgeward_perceive::{Error, Graph, Network};
 
-/// Runs `graph` with the best instructions of this processor.
-/// Whether an operator only computes shapes, which are known.
-fn is_of_shapes(op: &Op) -> bool {
-    matches!(op, Op::Shape | Op::StridedSlice { .. } | Op::Pack { .. })
+/// Whether a node computes shapes, which are known, and integers.
+fn is_of_shapes(graph: &Graph, node: &Node) -> bool {
+    graph.tensors[node.outputs[0]].element_type == ElementType::I32
 }
 
+/// What a node is given of the numbers that a network works on, by their places among its inputs: no constants, no shapes.
+fn activation_inputs<'a>(graph: &'a Graph, node: &'a Node) -> impl Iterator<Item = (usize, TensorId)> + 'a {
+    let given = node.inputs.iter().enumerate().filter_map(|(place, id)| Some((place, (*id)?)));
+    given.filter(|(_, id)| {
+        graph.tensors[*id].constant.is_none() && graph.tensors[*id].element_type != ElementType::I32
+    })
+}
+
+/// `graph`, run with the best instructions of this processor.
 fn network(graph: &Graph) -> Result<Network, Error> {
     Network::new(graph, &edgeward_perceive::Options::default())
 }

@@ -9,7 +9,7 @@
 //! wide layers go in groups, after which a multiple of sixteen is left; those of narrower ones in smaller groups.
 
 use edgeward_perceive::Graph;
-use edgeward_perceive::graph::Op;
+use edgeward_perceive::graph::{Node, Op};
 
 use super::channels::Channels;
 use super::train::{Answers, Error, divergence};
@@ -32,18 +32,20 @@ pub struct Options {
 
 /// Multiplications of weights that one run takes; those of other operators do not count.
 pub fn multiplications(graph: &Graph) -> u64 {
-    let of_node = |node: &edgeward_perceive::graph::Node| {
-        let weights = node.inputs.get(1).copied().flatten().map(|id| &graph.tensors[id].shape);
-        let (n_out, weights) = (graph.tensors[node.outputs[0]].n_elements() as u64, weights?);
-        Some(match node.op {
-            Op::Conv2d { .. } | Op::FullyConnected { .. } => {
-                n_out * weights[1..].iter().map(|dim| *dim as u64).product::<u64>()
-            }
-            Op::DepthwiseConv2d { .. } => n_out * (weights[1] * weights[2]) as u64,
-            _ => return None,
-        })
-    };
-    graph.nodes.iter().filter_map(of_node).sum()
+    graph.nodes.iter().filter_map(|node| multiplications_of(graph, node)).sum()
+}
+
+/// Multiplications of weights that a node takes; `None` for what has no weights.
+pub(super) fn multiplications_of(graph: &Graph, node: &Node) -> Option<u64> {
+    let weights = &graph.tensors[node.inputs.get(1).copied().flatten()?].shape;
+    let n_out = graph.tensors[node.outputs[0]].n_elements() as u64;
+    match node.op {
+        Op::Conv2d { .. } | Op::FullyConnected { .. } => {
+            Some(n_out * weights[1..].iter().map(|dim| *dim as u64).product::<u64>())
+        }
+        Op::DepthwiseConv2d { .. } => Some(n_out * (weights[1] * weights[2]) as u64),
+        _ => None,
+    }
 }
 
 /// Prunes `graph`, which answers to `examples` as `answers` say, or should. `repair` is given the network after each round,

@@ -3,7 +3,7 @@
 use edgeward_perceive::graph::{ElementType, TensorId};
 use edgeward_perceive::{Error, Graph};
 
-use super::{answer, is_of_shapes, network};
+use super::{answer, network};
 
 /// Bins of a histogram. A clipped range is found to within a thousandth of the whole.
 const N_BINS: usize = 2048;
@@ -26,6 +26,9 @@ pub enum Method {
     },
     /// Where the mean squared error of what is rounded and what is cut off is least.
     LeastSquares,
+    /// Where the Kullback-Leibler divergence of the rounded values' distribution from the true one is least (Migacz 2017,
+    /// "8-bit Inference with TensorRT").
+    Divergence,
 }
 
 /// Of one activation.
@@ -93,8 +96,7 @@ pub fn calibrate(graph: &Graph, examples: &[Vec<Vec<f32>>]) -> Result<Statistics
 
 /// Floats that nodes compute.
 fn activations(graph: &Graph) -> Vec<TensorId> {
-    let computed = graph.nodes.iter().filter(|node| !is_of_shapes(&node.op));
-    let ids = computed.flat_map(|node| node.outputs.iter().copied());
+    let ids = graph.nodes.iter().flat_map(|node| node.outputs.iter().copied());
     ids.filter(|id| graph.tensors[*id].element_type == ElementType::F32).collect()
 }
 
@@ -109,7 +111,8 @@ impl Statistics {
         Some(match method {
             Method::MinMax => whole,
             Method::Percentile { outside } => found.percentile(outside),
-            Method::LeastSquares => found.least_squares(),
+            Method::LeastSquares => found.narrowed(Histogram::error),
+            Method::Divergence => found.narrowed(Histogram::divergence),
         })
     }
 }
@@ -136,8 +139,8 @@ impl Histogram {
         (self.low + cut(below), self.high - cut(above))
     }
 
-    /// One end after the other, twice: they depend on each other but little.
-    fn least_squares(&self) -> (f32, f32) {
+    /// The range with the least `loss`: one end after the other, twice, as they depend on each other but little.
+    fn narrowed(&self, loss: impl Fn(&Histogram, (f64, f64)) -> f64) -> (f32, f32) {
         let mut range = (f64::from(self.low), f64::from(self.high));
         for _ in 0..2 {
             let candidates = |whole: f32| {
@@ -145,14 +148,15 @@ impl Histogram {
                     f64::from(whole) * (1.0 - (1.0 - LEAST_SHARE) * i as f64 / N_CANDIDATES as f64)
                 })
             };
-            let better = |a: &(f64, f64), b: &(f64, f64)| self.error(*a).total_cmp(&self.error(*b));
+            let best = |tried: &mut dyn Iterator<Item = (f64, f64)>| {
+                let judged = tried.map(|range| (loss(self, range), range));
+                judged.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, range)| range)
+            };
             if self.high > 0.0 {
-                let tried = candidates(self.high).map(|high| (range.0, high));
-                range = tried.min_by(better).unwrap_or(range);
+                range = best(&mut candidates(self.high).map(|high| (range.0, high))).unwrap_or(range);
             }
             if self.low < 0.0 {
-                let tried = candidates(self.low).map(|low| (low, range.1));
-                range = tried.min_by(better).unwrap_or(range);
+                range = best(&mut candidates(self.low).map(|low| (low, range.1))).unwrap_or(range);
             }
         }
         (range.0 as f32, range.1 as f32)
@@ -170,6 +174,39 @@ impl Histogram {
             *count as f64 * (cut * cut + rounding)
         };
         self.counts.iter().enumerate().filter(|(_, count)| **count > 0).map(lost).sum()
+    }
+
+    /// The Kullback-Leibler divergence, in nats, of what eight bits make of the values from what they are. Values that are cut
+    /// off lie at the ends; a step's values are spread evenly over those of its bins in which there were any.
+    fn divergence(&self, (low, high): (f64, f64)) -> f64 {
+        let (low, high) = (low.min(0.0), high.max(0.0));
+        let middle = |bin: usize| f64::from(self.low) + (bin as f64 + 0.5) * self.per_bin();
+        let step_of =
+            |value: f64| ((value - low) / (high - low) * N_STEPS).round().clamp(0.0, N_STEPS) as usize;
+        let is_inside = |bin: usize| (low..=high).contains(&middle(bin));
+        let first = (0..self.counts.len()).find(|bin| is_inside(*bin));
+        let last = (0..self.counts.len()).rev().find(|bin| is_inside(*bin));
+        let (Some(first), Some(last)) = (first, last) else { return f64::INFINITY };
+        let mut kept: Vec<f64> = self.counts[first..=last].iter().map(|count| *count as f64).collect();
+        // What each step has of the values inside, and in how many bins. What was cut off is not part of it: a step that is
+        // full of strangers must not look well matched.
+        let mut steps = vec![(0f64, 0usize); N_STEPS as usize + 1];
+        for (bin, count) in kept.iter().enumerate().filter(|(_, count)| **count > 0.0) {
+            let (sum, n_bins) = &mut steps[step_of(middle(first + bin))];
+            (*sum, *n_bins) = (*sum + count, *n_bins + 1);
+        }
+        let n_kept: f64 = kept.iter().sum();
+        let sum = |counts: &[u64]| counts.iter().sum::<u64>() as f64;
+        kept[0] += sum(&self.counts[..first]);
+        *kept.last_mut().expect("there is a bin") += sum(&self.counts[last + 1..]);
+        let n: f64 = kept.iter().sum();
+        let of_bin = |(bin, count): (usize, &f64)| {
+            let (sum, n_bins) = steps[step_of(middle(first + bin))];
+            // An end to which all were cut off, and where there was nothing: half a value stands for it.
+            let made = if n_bins > 0 { sum / n_bins as f64 } else { 0.5 };
+            count / n * (count / n / (made / n_kept)).ln()
+        };
+        kept.iter().enumerate().filter(|(_, count)| **count > 0.0).map(of_bin).sum()
     }
 }
 
@@ -195,6 +232,13 @@ mod tests {
         // Two million values of a tenth: what is cut off at the one is paid for by a finer step for all others.
         assert!(low == 0.0 && high < 60.0, "{low} {high}");
         assert!(tailed().error((0.0, f64::from(high))) < tailed().error((0.0, 100.0)));
+        // A bell, of which steps over the whole range would see little.
+        let bell = |bin: usize| (1e6 * (-(bin as f64 / 40.0).powi(2) / 2.0).exp()) as u64;
+        let mut bell = Histogram { counts: (0..N_BINS).map(bell).collect(), ..tailed() };
+        *bell.counts.last_mut().unwrap() = 1;
+        let (low, high) = bell.narrowed(Histogram::divergence);
+        assert!(low == 0.0 && (8.0..60.0).contains(&high), "{low} {high}");
+        assert!(bell.divergence((0.0, 100.0)) > bell.divergence((0.0, f64::from(high))));
         assert_eq!(statistics.range(1, Method::MinMax), None);
     }
 }

@@ -103,6 +103,35 @@ pub fn everything() -> Graph {
     b.finish(output)
 }
 
+/// A convolution, a depthwise one behind padding, another convolution, pooling, a mean and a dense layer, each with ReLU, and
+/// channels of very different magnitudes.
+pub fn chain() -> Graph {
+    let mut b = Builder::new(&[1, 8, 8, 3]);
+    let relu = Activation::Relu;
+    let (same, valid) = (sliding(Padding::Same, 1, 1), sliding(Padding::Valid, 1, 1));
+    let mut uneven = b.numbers(6 * 3 * 3 * 3);
+    uneven.iter_mut().enumerate().for_each(|(i, x)| *x *= 3f32.powi((i / 27) as i32 - 3));
+    let others = [b.tensor(&[6, 3, 3, 3], Some(Constant::of_f32s(&uneven))), b.weights(&[6])];
+    let a = b.node(Op::Conv2d { sliding: same, activation: relu }, 0, &others, &[1, 8, 8, 6]);
+    let around = b.tensor(&[4, 2], Some(Constant::of_i32s(&[0, 0, 1, 1, 1, 1, 0, 0])));
+    b.graph.tensors[around].element_type = ElementType::I32;
+    let padded = b.node(Op::Pad, a, &[around], &[1, 10, 10, 6]);
+    let others = [b.weights(&[1, 3, 3, 6]), b.weights(&[6])];
+    let op = Op::DepthwiseConv2d { sliding: valid, multiplier: 1, activation: relu };
+    let c = b.node(op, padded, &others, &[1, 8, 8, 6]);
+    let others = [b.weights(&[5, 1, 1, 6])];
+    let d = b.node(Op::Conv2d { sliding: same, activation: relu }, c, &others, &[1, 8, 8, 5]);
+    let op =
+        Op::MaxPool2d { size: [2, 2], sliding: sliding(Padding::Valid, 2, 1), activation: Activation::None };
+    let pooled = b.node(op, d, &[], &[1, 4, 4, 5]);
+    let axes = b.axes();
+    let mean = b.node(Op::Mean { keeps_dims: true }, pooled, &[axes], &[1, 1, 1, 5]);
+    let others = [b.weights(&[4, 5]), b.weights(&[4])];
+    let op = Op::FullyConnected { keeps_dims: false, activation: Activation::None };
+    let output = b.node(op, mean, &others, &[1, 4]);
+    b.finish(output)
+}
+
 /// Inputs of random numbers.
 pub fn examples(graph: &Graph, n: usize) -> Vec<Vec<Vec<f32>>> {
     let mut b = Builder::new(&[1]);

@@ -16,6 +16,7 @@ use edgeward_kernels::{Isa, Pool};
 use crate::error::Error;
 use crate::graph::{ElementType, Graph};
 use memory::{Memory, ValueId};
+use threads::Threads;
 
 /// Whose arithmetic eight-bit layers follow, to the last bit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,12 +119,8 @@ trait Step: Send + Sync {
 /// A network that runs.
 pub struct Network {
     steps: Vec<Box<dyn Step>>,
-    /// Of each step, whether all threads take part in it.
-    is_shared: Vec<bool>,
     memory: Memory,
-    pool: Pool,
-    /// The caller's thread.
-    alone: Pool,
+    threads: Threads,
     isa: Isa,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
@@ -148,14 +145,11 @@ impl Network {
         for (value, constant) in &plan.constants {
             memory.get_mut(*value).copy_from_slice(constant.bytes());
         }
-        let (mut pool, mut alone) = (Pool::new(options.n_threads), Pool::new(1));
-        let is_shared = threads::choose(&plan.steps, &mut memory, (&mut pool, &mut alone), options.isa);
+        let threads = Threads::new(options.n_threads, &plan.steps, &mut memory, options.isa);
         Ok(Network {
             steps: plan.steps,
-            is_shared,
             memory,
-            pool,
-            alone,
+            threads,
             isa: options.isa,
             inputs: plan.inputs,
             outputs: plan.outputs,
@@ -218,10 +212,7 @@ impl Network {
 
     /// Computes the outputs.
     pub fn run(&mut self) {
-        for (step, is_shared) in self.steps.iter().zip(&self.is_shared) {
-            let pool = if *is_shared { &mut self.pool } else { &mut self.alone };
-            step.run(&mut self.memory, pool, self.isa);
-        }
+        self.threads.run(&self.steps, &mut self.memory, self.isa);
     }
 
     /// Writes output `idx` of the last run to `values`, as numbers.

@@ -2,7 +2,8 @@
 //!
 //! Handing out costs what the machine makes it cost: a signal goes from core to core and back, and so does what a step reads
 //! and writes. A step that is over sooner is faster alone. So when a network is made ready, each step is timed on the
-//! calling thread, and handing out on all; results do not depend on who computes them.
+//! calling thread, and handing out on all; and then whole runs, so that many threads are never asked where they gain
+//! nothing. Results do not depend on who computes them.
 
 use std::time::{Duration, Instant};
 
@@ -21,33 +22,90 @@ const USUAL_COST: Duration = Duration::from_micros(2);
 /// How many times its cost handing out must save: bytes that go from cache to cache come on top of the signals
 /// (`docs/benchmarks/2026-11-29-perceive.md`).
 const WORTHWHILE: f64 = 2.0;
+/// Whole runs on the calling thread and as chosen, in turn, whose medians decide.
+const TRIALS: usize = 15;
+/// Fewer say nothing.
+const MIN_TRIALS: usize = 3;
+/// What all threads together must save of a run: less is lost again, with interest, whenever other work takes a core.
+const LEAST_SAVED: f64 = 0.1;
 
-/// For each step, whether all threads of `pool` take part in it. Runs the steps, so what is in the memory is of no use
-/// before and after.
-pub fn choose(
-    steps: &[Box<dyn Step>],
-    memory: &mut Memory,
-    (pool, alone): (&mut Pool, &mut Pool),
-    isa: Isa,
-) -> Vec<bool> {
-    if pool.n_threads() == 1 {
-        return vec![false; steps.len()];
-    }
-    let cost = pool.handing_out().unwrap_or(USUAL_COST);
-    let mut shortest = vec![None; steps.len()];
-    let start = Instant::now();
-    'rounds: for _ in 0..ROUNDS {
-        for (step, shortest) in steps.iter().zip(&mut shortest) {
-            if start.elapsed() > MOST {
-                break 'rounds;
+/// The threads that run a network.
+pub struct Threads {
+    pool: Pool,
+    /// The caller's thread.
+    alone: Pool,
+    /// Of each step, whether all threads take part in it.
+    is_shared: Vec<bool>,
+}
+
+impl Threads {
+    /// Threads for `steps`, the caller's included. Runs the steps, so what is in the memory is of no use before and after.
+    pub fn new(n_threads: usize, steps: &[Box<dyn Step>], memory: &mut Memory, isa: Isa) -> Threads {
+        let mut threads =
+            Threads { pool: Pool::new(n_threads), alone: Pool::new(1), is_shared: vec![false; steps.len()] };
+        if threads.pool.n_threads() > 1 {
+            let chosen = threads.choose(steps, memory, isa);
+            if threads.is_faster(&chosen, steps, memory, isa) {
+                threads.is_shared = chosen;
             }
-            let start = Instant::now();
-            step.run(memory, alone, isa);
-            let time = start.elapsed();
-            *shortest = Some(shortest.map_or(time, |shortest| time.min(shortest)));
+        }
+        threads
+    }
+
+    /// Runs the steps.
+    pub fn run(&mut self, steps: &[Box<dyn Step>], memory: &mut Memory, isa: Isa) {
+        for (step, is_shared) in steps.iter().zip(&self.is_shared) {
+            let pool = if *is_shared { &mut self.pool } else { &mut self.alone };
+            step.run(memory, pool, isa);
         }
     }
-    shortest.into_iter().map(|time| time.is_none_or(|time| pays(time, cost, pool.n_threads()))).collect()
+
+    /// Of each step, whether it is long enough for all threads.
+    fn choose(&mut self, steps: &[Box<dyn Step>], memory: &mut Memory, isa: Isa) -> Vec<bool> {
+        let cost = self.pool.handing_out().unwrap_or(USUAL_COST);
+        let mut shortest = vec![None; steps.len()];
+        let start = Instant::now();
+        'rounds: for _ in 0..ROUNDS {
+            for (step, shortest) in steps.iter().zip(&mut shortest) {
+                if start.elapsed() > MOST {
+                    break 'rounds;
+                }
+                let time = timed(|| step.run(memory, &mut self.alone, isa));
+                *shortest = Some(shortest.map_or(time, |shortest| time.min(shortest)));
+            }
+        }
+        let n_threads = self.pool.n_threads();
+        shortest.into_iter().map(|time| time.is_none_or(|time| pays(time, cost, n_threads))).collect()
+    }
+
+    /// Whether whole runs with the steps `chosen` on all threads are faster than with none, by enough. A run too long to be
+    /// tried takes longer than anything that is lost by this.
+    fn is_faster(&mut self, chosen: &[bool], steps: &[Box<dyn Step>], memory: &mut Memory, isa: Isa) -> bool {
+        if !chosen.contains(&true) {
+            return false;
+        }
+        let nothing = vec![false; chosen.len()];
+        let (start, mut alone, mut shared) = (Instant::now(), Vec::new(), Vec::new());
+        while alone.len() < TRIALS && start.elapsed() < MOST {
+            for (is_shared, times) in [(&nothing[..], &mut alone), (chosen, &mut shared)] {
+                self.is_shared.copy_from_slice(is_shared);
+                times.push(timed(|| self.run(steps, memory, isa)));
+            }
+        }
+        self.is_shared.fill(false);
+        alone.len() < MIN_TRIALS || median(shared) <= median(alone).mul_f64(1.0 - LEAST_SAVED)
+    }
+}
+
+fn timed(run: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    run();
+    start.elapsed()
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
 }
 
 /// Whether a step that takes `time` alone is faster on all threads.
@@ -70,6 +128,25 @@ mod tests {
         assert!(!pays(us(0), us(1), 2));
     }
 
+    /// A step that is long enough to be handed out, and that other threads can take nothing of.
+    struct Indivisible;
+
+    impl Step for Indivisible {
+        fn run(&self, _: &mut Memory, _: &mut Pool, _: Isa) {
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_micros(50) {}
+        }
+    }
+
+    #[test]
+    fn threads_that_gain_nothing_are_not_asked() {
+        let steps: Vec<Box<dyn Step>> = vec![Box::new(Indivisible)];
+        let mut memory = Memory::new(&[], Vec::new(), 0);
+        let mut threads = Threads::new(2, &steps, &mut memory, Isa::best());
+        assert_eq!(threads.choose(&steps, &mut memory, Isa::best()), [true]);
+        assert_eq!(threads.is_shared, [false]);
+    }
+
     /// Whatever was chosen, the answers are the same.
     #[test]
     fn answers_do_not_depend_on_the_choice() {
@@ -82,7 +159,7 @@ mod tests {
                 .map(|i| (i * 7919 % 251) as f32 / 125.0 - 1.0)
                 .collect();
             let mut answers = [false, true].map(|is_shared| {
-                network.is_shared.fill(is_shared);
+                network.threads.is_shared.fill(is_shared);
                 network.set_input(0, &input).unwrap();
                 network.run();
                 let mut output = vec![0.0; network.outputs()[0].n_elements()];

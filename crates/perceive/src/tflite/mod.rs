@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::graph::{
-    Activation, Constant, ElementType, Graph, MAX_DIMS, Node, Op, Padding, Quantization, Sliding, Tensor,
-    Unary, checked_size,
+    Activation, Binary, Constant, ElementType, Graph, MAX_DIMS, Node, Op, Padding, Quantization, Sliding,
+    Tensor, Unary, checked_size,
 };
 use flatbuffer::{Reader, Table};
 
@@ -326,6 +326,9 @@ fn op(name: &str, options: &Options<'_>) -> Result<Op, Error> {
             0 => Op::Unary(Unary::Gelu),
             _ => return Err(Error::unsupported(&options.place, "the approximation by tanh")),
         },
+        "SUB" => options.plain(Binary::Sub)?,
+        "MUL" => options.plain(Binary::Mul)?,
+        "DIV" => options.plain(Binary::Div)?,
         "QUANTIZE" => Op::Quantize,
         // Its order is an input, and filled in once there are tensors.
         "TRANSPOSE" => Op::Transpose { perm: vec![] },
@@ -363,7 +366,10 @@ fn op(name: &str, options: &Options<'_>) -> Result<Op, Error> {
             }
         }
         "PACK" => Op::Pack { axis: options.i32(1, 0)? },
-        _ => return Err(Error::unsupported(&options.place, "this operator")),
+        name => {
+            let function = operators::FUNCTIONS.iter().find(|function| function.name() == name);
+            function.cloned().ok_or_else(|| Error::unsupported(&options.place, "this operator"))?
+        }
     })
 }
 
@@ -374,6 +380,14 @@ struct Options<'a> {
 }
 
 impl Options<'_> {
+    /// A function of two numbers, with no activation behind it.
+    fn plain(&self, function: Binary) -> Result<Op, Error> {
+        match self.activation(0)? {
+            Activation::None => Ok(Op::Binary(function)),
+            _ => Err(Error::unsupported(&self.place, "a fused activation")),
+        }
+    }
+
     fn damaged(&self, damage: String) -> Error {
         Error::malformed(&self.place, damage)
     }

@@ -1,6 +1,8 @@
 //! Names of TFLite's built-in operators, by their number in the file format, so that what is not supported is refused
 //! by name. Source: the enumeration `BuiltinOperator` of TensorFlow's `schema.fbs`, version 3.
 
+use crate::graph::{Binary, Op, Unary};
+
 /// The operator's name; numbers of later versions have none here.
 pub fn name(code: usize) -> Option<&'static str> {
     NAMES.get(code).copied().filter(|name| !name.is_empty())
@@ -10,6 +12,27 @@ pub fn name(code: usize) -> Option<&'static str> {
 pub fn number(name: &str) -> Option<usize> {
     NAMES.iter().position(|known| *known == name)
 }
+
+/// Functions of floats that have no options, by TFLite's names.
+pub static FUNCTIONS: [Op; 17] = [
+    Op::Unary(Unary::Abs),
+    Op::Unary(Unary::Neg),
+    Op::Unary(Unary::Sign),
+    Op::Unary(Unary::Sqrt),
+    Op::Unary(Unary::Square),
+    Op::Unary(Unary::Floor),
+    Op::Unary(Unary::Ceil),
+    Op::Unary(Unary::Round),
+    Op::Unary(Unary::Exp),
+    Op::Unary(Unary::Log),
+    Op::Unary(Unary::Sin),
+    Op::Unary(Unary::Cos),
+    Op::Unary(Unary::Elu { alpha: 1.0 }),
+    Op::Binary(Binary::Pow),
+    Op::Binary(Binary::Min),
+    Op::Binary(Binary::Max),
+    Op::Binary(Binary::PRelu),
+];
 
 const NAMES: [&str; 210] = [
     "ADD",

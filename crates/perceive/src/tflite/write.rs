@@ -8,7 +8,7 @@
 
 use super::operators;
 use crate::error::Error;
-use crate::graph::{Activation, ElementType, Graph, Node, Op, Padding, Quantization, Sliding, Unary};
+use crate::graph::{Activation, Binary, ElementType, Graph, Node, Op, Padding, Quantization, Sliding, Unary};
 
 /// TFLite reads the bytes of tensors where they lie, at multiples of this.
 const DATA_ALIGNMENT: usize = 16;
@@ -167,6 +167,7 @@ fn version(op: &Op) -> i32 {
         Op::Add { .. } | Op::AveragePool2d { .. } | Op::Mean { .. } | Op::Pad | Op::Softmax { .. } => 2,
         Op::Transpose { .. } => 2,
         Op::Unary(Unary::HardSwish | Unary::RELU_N1_TO_1) => 1,
+        op if operators::FUNCTIONS.contains(op) => 1,
         Op::MaxPool2d { .. } | Op::Concat { .. } | Op::Dequantize | Op::Quantize | Op::Unary(_) => 2,
         _ => 1,
     }
@@ -217,6 +218,9 @@ fn options(node: &Node, graph: &Graph, place: &str) -> Result<(u8, Vec<Field>), 
             let given = shape.clone().map_or(Field::Absent, |shape| Part::I32s(shape).into());
             (17, vec![given])
         }
+        Op::Binary(Binary::Mul) => (21, vec![fused(Activation::None)]),
+        Op::Binary(Binary::Sub) => (28, vec![fused(Activation::None)]),
+        Op::Binary(Binary::Div) => (29, vec![fused(Activation::None)]),
         Op::Pad => (22, vec![]),
         Op::Transpose { .. } if node.inputs.len() == 2 => (26, vec![]),
         Op::Mean { keeps_dims } => (27, vec![Field::U8(u8::from(*keeps_dims))]),
@@ -238,6 +242,7 @@ fn options(node: &Node, graph: &Graph, place: &str) -> Result<(u8, Vec<Field>), 
         )
         | Op::Dequantize => (0, vec![]),
         Op::Quantize if graph.tensors[node.outputs[0]].element_type == ElementType::I8 => (0, vec![]),
+        op if operators::FUNCTIONS.contains(op) => (0, vec![]),
         _ => return Err(Error::unsupported(place, "an operator that cannot be written as TFLite")),
     })
 }

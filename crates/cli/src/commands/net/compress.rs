@@ -4,7 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use edgeward_compress::networks::{Agreement, Method, Options, calibrate, quantize};
+use edgeward_compress::networks::{
+    Agreement, Equalization, Method, Mixed, Options, Scales, Statistics, calibrate, equalize, mix, quantize,
+};
 use edgeward_perceive::{Graph, Network};
 use serde::Serialize;
 
@@ -21,12 +23,14 @@ Examples:
   edgeward net compress float.tflite --calibration photographs/ -o int8.tflite
   edgeward net compress float.tflite --calibration photographs/ --range 0,255 -o int8.tflite
   edgeward net compress keyword.tflite --calibration features.f32 --method min-max -o int8.tflite
+  edgeward net compress detector.tflite --calibration photographs/ --least-sqnr 30 -o mixed.tflite
 
 Calibration shows what the network's activations are like: some hundred inputs of the kind that it will see.
 Images are prepared as `edgeward see` does; other files hold float32 numbers, one input after the other. A
 quarter of them is kept to compare the two networks on. What was lost is written into the file, and beside it as
 a certificate, for programs (.certificate.json) and for people (.certificate.html). What is made of an ONNX
-file takes inputs as that does, channels first if need be.")]
+file takes inputs as that does, channels first if need be. Operators that have no eight-bit form stay in floats;
+with --least-sqnr as many others do as make the answers that near.")]
 pub struct Args {
     /// A TFLite or ONNX file of floats
     file: PathBuf,
@@ -42,6 +46,13 @@ pub struct Args {
     /// What percentile leaves out of the values, a share
     #[arg(long, default_value_t = 1e-4, value_parser = share)]
     outside: f64,
+    /// Scale neighbouring layers so that no channel is much smaller than the others (cross-layer equalization)
+    #[arg(long, value_enum, default_value = "best")]
+    equalization: EqualizationArg,
+    /// Leave operators in floats, those first that harm most in eight bits, until the ratio of the answers' squares to their
+    /// errors' is at least this on the examples that were kept, in dB
+    #[arg(long, value_name = "DB", allow_negative_numbers = true)]
+    least_sqnr: Option<f64>,
     /// Leave biases as they are, though rounding moves mean outputs
     #[arg(long)]
     no_bias_correction: bool,
@@ -65,17 +76,50 @@ enum MethodArg {
     Percentile,
     /// With the least squared error
     LeastSquares,
+    /// With the least Kullback-Leibler divergence of the rounded values' distribution
+    Kl,
     /// Whichever of these is nearest to the float network on the examples that were kept
     Best,
 }
 
 impl MethodArg {
-    fn name(self) -> &'static str {
+    /// Those that are tried.
+    fn tried(self, outside: f64) -> Vec<(&'static str, Method)> {
+        let min_max = ("min-max", Method::MinMax);
+        let percentile = ("percentile", Method::Percentile { outside });
+        let least_squares = ("least-squares", Method::LeastSquares);
+        let kl = ("kl", Method::Divergence);
         match self {
-            MethodArg::MinMax => "min-max",
-            MethodArg::Percentile => "percentile",
-            MethodArg::LeastSquares => "least-squares",
-            MethodArg::Best => "best",
+            MethodArg::MinMax => vec![min_max],
+            MethodArg::Percentile => vec![percentile],
+            MethodArg::LeastSquares => vec![least_squares],
+            MethodArg::Kl => vec![kl],
+            MethodArg::Best => vec![min_max, percentile, least_squares, kl],
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum EqualizationArg {
+    /// Layers stay as they are
+    None,
+    /// Before depthwise layers, where it costs nothing
+    Depthwise,
+    /// Wherever it can be done
+    All,
+    /// Whichever of these is nearest to the float network on the examples that were kept
+    Best,
+}
+
+impl EqualizationArg {
+    fn tried(self) -> Vec<(&'static str, Option<Equalization>)> {
+        let (depthwise, all) =
+            (("depthwise", Some(Equalization::Depthwise)), ("all", Some(Equalization::All)));
+        match self {
+            EqualizationArg::None => vec![("none", None)],
+            EqualizationArg::Depthwise => vec![depthwise],
+            EqualizationArg::All => vec![all],
+            EqualizationArg::Best => vec![("none", None), depthwise, all],
         }
     }
 }
@@ -90,6 +134,10 @@ fn share(text: &str) -> Result<f64, String> {
 #[derive(Serialize)]
 struct Report {
     method: &'static str,
+    equalization: &'static str,
+    /// What stays in floats.
+    float_operators: Vec<FloatOperator>,
+    n_operators: usize,
     n_calibration: usize,
     n_compared: usize,
     bytes_before: u64,
@@ -100,9 +148,76 @@ struct Report {
     kl_divergence: Option<f64>,
 }
 
+/// An operator that stays in floats.
+#[derive(Serialize)]
+struct FloatOperator {
+    /// Place in the float network.
+    operator: usize,
+    name: &'static str,
+    /// What it gives.
+    output: String,
+}
+
+/// A way to eight bits, and what came of it.
+struct Candidate {
+    method: &'static str,
+    equalization: &'static str,
+    /// The float network, equalised.
+    base: Graph,
+    statistics: Statistics,
+    made: Mixed,
+}
+
+impl Candidate {
+    fn float_operators(&self) -> Result<Vec<FloatOperator>, edgeward_perceive::Error> {
+        let scales = Scales::choose(&self.base, &self.statistics, &self.made.options)?;
+        let operators = self.base.nodes.iter().zip(scales.is_float()).enumerate();
+        let in_floats = operators.filter(|(_, (_, is_float))| **is_float).map(|(operator, (node, _))| {
+            let output = self.base.tensors[node.outputs[0]].name.clone();
+            FloatOperator { operator, name: node.op.name(), output }
+        });
+        Ok(in_floats.collect())
+    }
+}
+
+/// Tries all ways that are asked for; the one whose answers to `kept` are nearest to the float network's.
+fn nearest(
+    args: &Args,
+    graph: &Graph,
+    (seen, kept): (&[Vec<Vec<f32>>], &[Vec<Vec<f32>>]),
+    input_range: Option<(f32, f32)>,
+) -> Result<Candidate, edgeward_perceive::Error> {
+    let mut best: Option<Candidate> = None;
+    for (equalization, how) in args.equalization.tried() {
+        let base = match how {
+            Some(how) => equalize(graph, how, seen)?,
+            None => Some(graph.clone()),
+        };
+        // Where nothing can be equalised there is nothing to try, unless it is all that was asked for.
+        let base = match base {
+            None if args.equalization == EqualizationArg::Best => continue,
+            base => base.unwrap_or_else(|| graph.clone()),
+        };
+        let statistics = calibrate(&base, seen)?;
+        for (method, kind) in args.method.tried(args.outside) {
+            let corrects_bias = !args.no_bias_correction;
+            let options = Options { method: kind, input_range, corrects_bias, floats: Vec::new() };
+            let made = quantize(&base, &statistics, seen, &options)?;
+            let agreement = Agreement::measure(graph, &made, kept)?;
+            let is_nearer = |other: &Candidate| agreement.squared_error < other.made.agreement.squared_error;
+            if best.as_ref().is_none_or(is_nearer) {
+                let made = Mixed { graph: made, options, agreement };
+                let (base, statistics) = (base.clone(), statistics.clone());
+                best = Some(Candidate { method, equalization, base, statistics, made });
+            }
+        }
+    }
+    Ok(best.expect("at least one way was tried"))
+}
+
 /// Runs the command.
 pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
-    let progress = Progress::new(verbosity);
+    let mut progress = Progress::new(verbosity);
     let graph = super::read_writable(&args.file, &args.network)?;
     let named = |error: edgeward_perceive::Error| FileError::new(&args.file, error);
     let network = Network::new(&graph, &args.network.options(1)).map_err(named)?;
@@ -113,32 +228,32 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     };
     let (seen, kept) = (pick(seen), pick(kept));
     progress.note(&format!("Calibrating on {} inputs, comparing on {}", seen.len(), kept.len()));
-    let statistics = calibrate(&graph, &seen).map_err(named)?;
     let input_range = examples.input_range(&args.pictures);
-    let methods = match args.method {
-        MethodArg::Best => vec![MethodArg::MinMax, MethodArg::Percentile, MethodArg::LeastSquares],
-        one => vec![one],
-    };
-    let mut best: Option<(MethodArg, Graph, Agreement)> = None;
-    for name in methods {
-        let method = match name {
-            MethodArg::MinMax => Method::MinMax,
-            MethodArg::Percentile => Method::Percentile { outside: args.outside },
-            MethodArg::LeastSquares | MethodArg::Best => Method::LeastSquares,
-        };
-        let options = Options { method, input_range, corrects_bias: !args.no_bias_correction };
-        let made = quantize(&graph, &statistics, &seen, &options).map_err(named)?;
-        let agreement = Agreement::measure(&graph, &made, &kept).map_err(named)?;
-        if best.as_ref().is_none_or(|(_, _, other)| agreement.squared_error < other.squared_error) {
-            best = Some((name, made, agreement));
-        }
+    let mut nearest = nearest(args, &graph, (&seen, &kept), input_range).map_err(named)?;
+    if let Some(least_sqnr_db) = args.least_sqnr {
+        nearest.made = mix(
+            &nearest.base,
+            &nearest.statistics,
+            (&seen, &kept),
+            &nearest.made.options,
+            least_sqnr_db,
+            &mut |i, n| {
+                if i == 0 {
+                    progress.start_steps("Measuring the harm of each operator", 0, n);
+                }
+                progress.set(i);
+            },
+        )
+        .map_err(named)?;
+        progress.finish();
     }
-    let (method, made, agreement) = best.expect("at least one method was tried");
+    let float_operators = nearest.float_operators().map_err(named)?;
+    let Candidate { method, equalization, made: Mixed { graph: made, agreement, .. }, .. } = nearest;
     let name = args.file.file_name().unwrap_or_default().to_string_lossy();
     let making = certify::Making {
         command: format!(
-            "edgeward net compress {name} --method {}{}",
-            method.name(),
+            "edgeward net compress {name} --method {method} --equalization {equalization}{}{}",
+            args.least_sqnr.map_or_else(String::new, |least| format!(" --least-sqnr {least}")),
             if args.no_bias_correction { " --no-bias-correction" } else { "" }
         ),
         teacher: &args.file,
@@ -149,7 +264,10 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     let figures = [&graph, &made].map(|graph| certify::figures(graph, None, None));
     certify::write(&args.output, &made, figures, &making)?;
     let report = Report {
-        method: method.name(),
+        method,
+        equalization,
+        float_operators,
+        n_operators: graph.nodes.len(),
         n_calibration: seen.len(),
         n_compared: kept.len(),
         bytes_before: fs::metadata(&args.file)?.len(),
@@ -162,11 +280,12 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
         return output::print_json(&report);
     }
     print_line(&format!(
-        "{}: {}, of {}, ranges by {}",
+        "{}: {}, of {}, ranges by {}, equalization {}",
         args.output.display(),
         human_bytes(report.bytes_after),
         human_bytes(report.bytes_before),
-        report.method
+        report.method,
+        report.equalization
     ))?;
     print_line(&format!(
         "the same largest output on {:.1} % of {} inputs, {:.1} dB",
@@ -174,5 +293,17 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
         report.n_compared,
         report.sqnr_db
     ))?;
+    let floats = report.float_operators;
+    if !floats.is_empty() {
+        let mut names: Vec<&str> = floats.iter().map(|operator| operator.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        print_line(&format!(
+            "{} of {} operators in floats: {}",
+            floats.len(),
+            report.n_operators,
+            names.join(", ")
+        ))?;
+    }
     Ok(())
 }

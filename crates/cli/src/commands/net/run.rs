@@ -3,17 +3,20 @@
 //! Inputs and outputs are raw little-endian elements of the network's own types, as `numpy.tofile` writes and
 //! `numpy.fromfile` reads them: what other programs prepare needs no format of ours.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use edgeward_perceive::Network;
 use edgeward_perceive::ensemble::{Cascade, Ensemble};
 use edgeward_perceive::graph::ElementType;
 use edgeward_perceive::network::Port;
+use edgeward_perceive::queue::{Pending, Queue};
 use serde::Serialize;
 
-use super::NetworkArgs;
+use super::{FileError, NetworkArgs};
 use crate::Outcome;
 use crate::output::{Align, Table, print_line};
 
@@ -25,7 +28,7 @@ const N_SHOWN: usize = 5;
 #[command(after_help = "\
 Examples:
   edgeward net run keyword.tflite features.bin
-  edgeward net run keyword.tflite many.bin --json
+  edgeward net run keyword.tflite many.bin --json --parallel 4
   edgeward net run keyword.tflite - --output answers.bin < many.bin
   edgeward net run small.tflite --then large.tflite --sure 0.9 features.f32
   edgeward net run a.tflite --with b.tflite,c.tflite features.f32 --json
@@ -57,9 +60,12 @@ pub struct Args {
     /// Print a line of JSON for each input: its outputs as numbers
     #[arg(long, conflicts_with = "output")]
     json: bool,
-    /// Threads
+    /// Threads that work on one input together
     #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: u16,
+    /// Inputs that are worked on at the same time, each by a network of its own: the fastest for many inputs
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with_all = ["with", "then"], value_parser = clap::value_parser!(u16).range(1..=256))]
+    parallel: u16,
     #[command(flatten)]
     network: NetworkArgs,
 }
@@ -82,19 +88,21 @@ struct Answer<'a> {
 
 /// Who answers.
 enum Who {
-    One(Box<Network>),
+    One(Queue),
     /// All stages have the inputs of the first network.
     Several(Cascade),
 }
 
 impl Who {
     fn new(args: &Args) -> Result<Who, Box<dyn std::error::Error>> {
-        let open = |path: &PathBuf| super::open(path, &args.network, usize::from(args.threads));
-        let first = open(&args.file)?;
+        let n_threads = usize::from(args.threads);
         if args.with.is_empty() && args.then.is_empty() {
-            return Ok(Who::One(Box::new(first)));
+            let graph = super::read(&args.file, &args.network)?;
+            let queue = Queue::new(&graph, &args.network.options(n_threads), usize::from(args.parallel));
+            return Ok(Who::One(queue.map_err(|error| FileError::new(&args.file, error))?));
         }
-        let mut members = vec![first];
+        let open = |path: &PathBuf| super::open(path, &args.network, n_threads);
+        let mut members = vec![open(&args.file)?];
         for path in &args.with {
             members.push(open(path)?);
         }
@@ -107,7 +115,7 @@ impl Who {
 
     fn inputs(&self) -> &[Port] {
         match self {
-            Who::One(network) => network.inputs(),
+            Who::One(queue) => queue.inputs(),
             Who::Several(cascade) => cascade.stages()[0].members()[0].inputs(),
         }
     }
@@ -123,8 +131,47 @@ impl Who {
 
     fn outputs(&self) -> &[Port] {
         match self {
-            Who::One(network) => network.outputs(),
+            Who::One(queue) => queue.outputs(),
             Who::Several(cascade) => &cascade.stages()[0].members()[0].outputs()[..1],
+        }
+    }
+}
+
+/// What a network gave.
+enum Outputs {
+    /// Of each output.
+    Numbers(Vec<Vec<f32>>),
+    /// As they are, one output after the other.
+    Raw(Vec<u8>),
+}
+
+/// Where answers go.
+struct Sink<'a> {
+    file: Option<(&'a Path, BufWriter<File>)>,
+    is_json: bool,
+    ports: Vec<Port>,
+}
+
+impl Sink<'_> {
+    /// Takes the answer to input `idx` of `input`, and from which stage of several it is.
+    fn put(&mut self, (input, idx): (&str, usize), stage: Option<usize>, outputs: &Outputs) -> Outcome {
+        match (outputs, &mut self.file) {
+            (Outputs::Raw(bytes), Some((path, file))) => {
+                Ok(file.write_all(bytes).map_err(|error| named(Some(path), error))?)
+            }
+            (Outputs::Numbers(outputs), Some((path, file))) => {
+                let bytes: Vec<u8> = outputs.iter().flatten().flat_map(|value| value.to_le_bytes()).collect();
+                Ok(file.write_all(&bytes).map_err(|error| named(Some(path), error))?)
+            }
+            (Outputs::Numbers(outputs), None) if self.is_json => {
+                print_line(&serde_json::to_string(&Answer { input, stage, idx, outputs })?)
+                    .map_err(Into::into)
+            }
+            (Outputs::Numbers(outputs), None) => {
+                let of_stage = stage.map_or_else(String::new, |stage| format!(", answered by stage {stage}"));
+                print_answer(&self.ports, &format!("{input}, input {idx}{of_stage}"), outputs)
+            }
+            (Outputs::Raw(_), None) => unreachable!("raw outputs are for files"),
         }
     }
 }
@@ -132,18 +179,21 @@ impl Who {
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
     let mut who = Who::new(args)?;
-    let sink = args.output.as_deref().map(|path| File::create(path).map(BufWriter::new));
-    let mut sink = sink.transpose().map_err(|error| named(args.output.as_deref(), error))?;
+    let file = args.output.as_deref().map(|path| -> io::Result<_> {
+        let file = File::create(path).map_err(|error| named(Some(path), error))?;
+        Ok((path, BufWriter::new(file)))
+    });
+    let mut sink = Sink { file: file.transpose()?, is_json: args.json, ports: who.outputs().to_vec() };
     for path in &args.inputs {
         let source: Box<dyn Read> = if path.as_os_str() == "-" {
             Box::new(io::stdin().lock())
         } else {
             Box::new(BufReader::new(File::open(path).map_err(|error| named(Some(path), error))?))
         };
-        answer_all(&mut who, path, source, args, sink.as_mut())?;
+        answer_all(&mut who, path, source, usize::from(args.parallel), &mut sink)?;
     }
-    if let Some(mut sink) = sink {
-        sink.flush().map_err(|error| named(args.output.as_deref(), error))?;
+    if let Some((path, mut file)) = sink.file {
+        file.flush().map_err(|error| named(Some(path), error))?;
     }
     Ok(())
 }
@@ -153,70 +203,111 @@ fn named(path: Option<&Path>, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{path}: {error}"))
 }
 
+/// Answers all inputs of a source, in order, `n_parallel` of them at the same time.
 fn answer_all(
     who: &mut Who,
     path: &Path,
     mut source: impl Read,
-    args: &Args,
-    mut sink: Option<&mut BufWriter<File>>,
+    n_parallel: usize,
+    sink: &mut Sink<'_>,
 ) -> Outcome {
     let sizes = who.input_sizes();
-    let mut bytes = vec![0; sizes.iter().sum()];
-    let mut outputs: Vec<Vec<f32>> = who.outputs().iter().map(|port| vec![0.0; port.n_elements()]).collect();
     let shown = path.display().to_string();
-    for idx in 0.. {
-        match fill(&mut source, &mut bytes).map_err(|error| named(Some(path), error))? {
-            0 if idx > 0 => break,
-            n if n < bytes.len() => {
-                let what = "an input has {} bytes, and this one ends after";
-                return Err(format!("{shown}: {} {n}", what.replace("{}", &bytes.len().to_string())).into());
+    match who {
+        Who::One(queue) => {
+            let sizes: Arc<[usize]> = sizes.into();
+            let is_raw = sink.file.is_some();
+            let mut pending = VecDeque::new();
+            let mut n_answered = 0;
+            let mut put_first = |pending: &mut VecDeque<Pending<_>>| -> Outcome {
+                let Some(first) = pending.pop_front() else { return Ok(()) };
+                let outputs: Result<Outputs, edgeward_perceive::Error> = first.wait();
+                sink.put((&shown, n_answered), None, &outputs?)?;
+                n_answered += 1;
+                Ok(())
+            };
+            let all_read = each_input(path, &mut source, sizes.iter().sum(), |bytes| {
+                let (sizes, bytes) = (Arc::clone(&sizes), bytes.to_vec());
+                pending.push_back(queue.submit(move |network| ask(network, &sizes, &bytes, is_raw)));
+                if pending.len() >= n_parallel { put_first(&mut pending) } else { Ok(()) }
+            });
+            while !pending.is_empty() {
+                put_first(&mut pending)?;
             }
-            _ => {}
+            all_read
         }
-        let mut rest = bytes.as_slice();
-        let inputs = sizes.iter().map(|size| {
-            let (input, others) = rest.split_at(*size);
-            rest = others;
-            input
-        });
-        let stage = match who {
-            Who::One(network) => {
-                for (port, input) in inputs.enumerate() {
-                    give(network, port, input)?;
-                }
-                network.run();
-                if let Some(sink) = sink.as_mut() {
-                    for port in 0..network.outputs().len() {
-                        take(network, port, *sink)?;
-                    }
-                    continue;
-                }
-                for (port, values) in outputs.iter_mut().enumerate() {
-                    network.output(port, values)?;
-                }
-                None
-            }
-            Who::Several(cascade) => {
-                let inputs: Vec<Vec<f32>> = inputs.map(floats).collect();
+        Who::Several(cascade) => {
+            let mut idx = 0;
+            each_input(path, &mut source, sizes.iter().sum(), |bytes| {
+                let inputs: Vec<Vec<f32>> = parts(bytes, &sizes).map(floats).collect();
                 let answer = cascade.ask(&inputs.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
-                if let Some(sink) = sink.as_mut() {
-                    for p in answer.probabilities {
-                        sink.write_all(&p.to_le_bytes())?;
-                    }
-                    continue;
-                }
-                outputs[0].copy_from_slice(answer.probabilities);
-                Some(answer.stage)
+                let outputs = Outputs::Numbers(vec![answer.probabilities.to_vec()]);
+                sink.put((&shown, idx), Some(answer.stage), &outputs)?;
+                idx += 1;
+                Ok(())
+            })
+        }
+    }
+}
+
+/// Gives `take` each of the inputs of `size_bytes` in `source`, of which there is one at least.
+fn each_input(
+    path: &Path,
+    source: &mut impl Read,
+    size_bytes: usize,
+    mut take: impl FnMut(&[u8]) -> Outcome,
+) -> Outcome {
+    let mut bytes = vec![0; size_bytes];
+    for idx in 0.. {
+        match fill(source, &mut bytes).map_err(|error| named(Some(path), error))? {
+            0 if idx > 0 => break,
+            n if n < size_bytes => {
+                let path = path.display();
+                return Err(
+                    format!("{path}: an input has {size_bytes} bytes, and this one ends after {n}").into()
+                );
             }
-        };
-        if args.json {
-            print_line(&serde_json::to_string(&Answer { input: &shown, stage, idx, outputs: &outputs })?)?;
-        } else {
-            let of_stage = stage.map_or_else(String::new, |stage| format!(", answered by stage {stage}"));
-            print_answer(who.outputs(), &format!("{shown}, input {idx}{of_stage}"), &outputs)?;
+            _ => take(&bytes)?,
         }
     }
     Ok(())
+}
+
+/// `bytes` in parts of these sizes.
+fn parts<'a>(bytes: &'a [u8], sizes: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
+    let mut rest = bytes;
+    sizes.iter().map(move |size| {
+        let (part, others) = rest.split_at(*size);
+        rest = others;
+        part
+    })
+}
+
+/// The answer to all inputs, one after the other in `bytes`.
+fn ask(
+    network: &mut Network,
+    sizes: &[usize],
+    bytes: &[u8],
+    is_raw: bool,
+) -> Result<Outputs, edgeward_perceive::Error> {
+    for (port, input) in parts(bytes, sizes).enumerate() {
+        give(network, port, input)?;
+    }
+    network.run();
+    let n_outputs = network.outputs().len();
+    if is_raw {
+        let mut bytes = Vec::new();
+        for port in 0..n_outputs {
+            take(network, port, &mut bytes)?;
+        }
+        return Ok(Outputs::Raw(bytes));
+    }
+    let numbers = (0..n_outputs).map(|port| {
+        let mut values = vec![0.0; network.outputs()[port].n_elements()];
+        network.output(port, &mut values)?;
+        Ok(values)
+    });
+    Ok(Outputs::Numbers(numbers.collect::<Result<_, edgeward_perceive::Error>>()?))
 }
 
 /// Reads until `bytes` is full or the source ends; how many it read.
@@ -245,16 +336,17 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
-fn take(network: &Network, port: usize, sink: &mut impl Write) -> Outcome {
+/// Appends an output as it is.
+fn take(network: &Network, port: usize, bytes: &mut Vec<u8>) -> Result<(), edgeward_perceive::Error> {
     let n_elements = network.outputs()[port].n_elements();
     if network.outputs()[port].element_type == ElementType::I8 {
         let mut values = vec![0; n_elements];
         network.output_bytes(port, &mut values)?;
-        sink.write_all(&values.iter().map(|value| *value as u8).collect::<Vec<u8>>())?;
+        bytes.extend(values.iter().map(|value| *value as u8));
     } else {
         let mut values = vec![0.0; n_elements];
         network.output(port, &mut values)?;
-        sink.write_all(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())?;
+        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
     }
     Ok(())
 }

@@ -102,7 +102,7 @@ impl<'g> Model<'g> {
             if let Some(done) = &values.values[output] {
                 return Ok(done.clone());
             }
-            if !is_of_shapes(&node.op) {
+            if !is_of_shapes(self.graph, node) {
                 let place = format!("operator {idx} ({})", node.op.name());
                 let result = values.node(node, &place)?;
                 values.values[node.outputs[0]] = Some(result);

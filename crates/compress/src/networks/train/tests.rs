@@ -140,8 +140,12 @@ fn rounded_training_is_the_eight_bit_network() {
     graph.nodes.pop();
     let examples = examples(&graph, 20);
     let statistics = calibrate(&graph, &examples).unwrap();
-    let options =
-        crate::networks::Options { method: Method::MinMax, input_range: None, corrects_bias: false };
+    let options = crate::networks::Options {
+        method: Method::MinMax,
+        input_range: None,
+        corrects_bias: false,
+        floats: Vec::new(),
+    };
     let scales = Scales::choose(&graph, &statistics, &options).unwrap();
     let eight = quantize_with(&graph, &scales, None).unwrap();
     let name = |id: &usize| graph.tensors[*id].name.clone();

@@ -1,0 +1,125 @@
+//! Eight bits where they do little harm, floats where they do much.
+
+use edgeward_perceive::graph::Node;
+use edgeward_perceive::{Error, Graph};
+
+use super::prune::multiplications_of;
+use super::quantize::only_moves;
+use super::{Agreement, Options, Scales, Statistics, is_of_shapes, quantize, quantize_with};
+
+/// Examples on which the harm of each operator is measured.
+const N_PROBES: usize = 32;
+
+/// A network in eight bits but for some operators.
+#[derive(Clone, Debug)]
+pub struct Mixed {
+    /// The network.
+    pub graph: Graph,
+    /// How it was made: with the operators that stay in floats.
+    pub options: Options,
+    /// How near it is to the float network, on the examples kept for that.
+    pub agreement: Agreement,
+}
+
+/// As much of `graph` in eight bits as leaves its answers to `kept` within `least_sqnr_db` decibels; `seen` are the examples
+/// of its `statistics`.
+///
+/// Each operator is brought to eight bits alone, and what that does to the answers is its harm. Those that harm most for the
+/// work they save stay in floats, as few as suffice. `progress` is told how many of how many operators are measured.
+///
+/// # Errors
+/// As [`quantize`].
+pub fn mix(
+    graph: &Graph,
+    statistics: &Statistics,
+    (seen, kept): (&[Vec<Vec<f32>>], &[Vec<Vec<f32>>]),
+    options: &Options,
+    least_sqnr_db: f64,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Mixed, Error> {
+    let attempt = |floats: &[usize]| -> Result<Mixed, Error> {
+        let options = Options { floats: floats.to_vec(), ..options.clone() };
+        let made = quantize(graph, statistics, seen, &options)?;
+        let agreement = Agreement::measure(graph, &made, kept)?;
+        Ok(Mixed { graph: made, options, agreement })
+    };
+    let suffices = |mixed: &Mixed| mixed.agreement.sqnr_db >= least_sqnr_db;
+    let mut best = attempt(&options.floats)?;
+    if suffices(&best) {
+        return Ok(best);
+    }
+    let order = by_harm(graph, statistics, &seen[..seen.len().min(N_PROBES)], options, progress)?;
+    // With the first `too_few` it is not enough, with the first `enough` it is; all in floats always is.
+    let (mut too_few, mut enough) = (0, order.len());
+    best = attempt(&order)?;
+    while enough - too_few > 1 {
+        let n = too_few.midpoint(enough);
+        let mixed = attempt(&order[..n])?;
+        if suffices(&mixed) {
+            (enough, best) = (n, mixed);
+        } else {
+            too_few = n;
+        }
+    }
+    Ok(best)
+}
+
+/// The operators that may be in eight bits or not, those that harm most for their work first.
+fn by_harm(
+    graph: &Graph,
+    statistics: &Statistics,
+    probes: &[Vec<Vec<f32>>],
+    options: &Options,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Vec<usize>, Error> {
+    let scales = Scales::choose(graph, statistics, options)?;
+    // What only moves numbers goes with those that make them.
+    let is_open = |(idx, node): &(usize, &Node)| {
+        !scales.is_float()[*idx] && !only_moves(&node.op) && !is_of_shapes(graph, node)
+    };
+    let open: Vec<usize> = graph.nodes.iter().enumerate().filter(is_open).map(|(idx, _)| idx).collect();
+    let mut harms = Vec::with_capacity(open.len());
+    for (i, idx) in open.iter().enumerate() {
+        progress(i, open.len());
+        let floats = open.iter().copied().filter(|other| other != idx).chain(options.floats.iter().copied());
+        let options = Options { floats: floats.collect(), ..options.clone() };
+        let alone = quantize_with(graph, &Scales::choose(graph, statistics, &options)?, None)?;
+        let error = Agreement::measure(graph, &alone, probes)?.squared_error;
+        harms.push((*idx, error / work(graph, &graph.nodes[*idx]) as f64));
+    }
+    harms.sort_by(|a, b| b.1.total_cmp(&a.1));
+    Ok(harms.into_iter().map(|(idx, _)| idx).collect())
+}
+
+/// Multiplications, and elements of the result.
+fn work(graph: &Graph, node: &Node) -> u64 {
+    multiplications_of(graph, node).unwrap_or(0) + graph.tensors[node.outputs[0]].n_elements() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::networks::testing::{chain, everything, examples};
+    use crate::networks::{Method, calibrate};
+
+    #[test]
+    fn as_much_as_is_asked_for_stays_in_floats() {
+        for graph in [chain(), everything()] {
+            let examples = examples(&graph, 40);
+            let (seen, kept) = examples.split_at(30);
+            let statistics = calibrate(&graph, seen).unwrap();
+            let options =
+                Options { method: Method::MinMax, input_range: None, corrects_bias: true, floats: vec![] };
+            let all = quantize(&graph, &statistics, seen, &options).unwrap();
+            let all = Agreement::measure(&graph, &all, kept).unwrap().sqnr_db;
+            let mut before = 0;
+            for least in [all - 1.0, all + 2.0, all + 10.0, 200.0] {
+                let mixed = mix(&graph, &statistics, (seen, kept), &options, least, &mut |_, _| ()).unwrap();
+                assert!(mixed.agreement.sqnr_db >= least, "{least}: {:?}", mixed.agreement);
+                let n_floats = mixed.options.floats.len();
+                assert!((n_floats == 0) == (least < all) && n_floats >= before, "{least}: {n_floats}");
+                before = n_floats;
+            }
+        }
+    }
+}
