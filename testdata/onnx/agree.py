@@ -1,6 +1,6 @@
 """Compares onnxruntime with Edgeward on ONNX files that Edgeward has written.
 
-    EDGEWARD_TEST_WRITTEN=FOLDER cargo test -p edgeward-perceive --test onnx what_is_written
+    EDGEWARD_TEST_WRITTEN=FOLDER cargo test -p edgeward-perceive --test onnx_written
     python agree.py FOLDER [--most 1]
 
 Needs `onnx`, `onnxruntime` and `numpy`. For each `NAME.onnx` of the folder, `NAME.inputs` holds inputs, one after the other, as

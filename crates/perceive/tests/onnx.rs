@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use edgeward_perceive::graph::ElementType;
 use edgeward_perceive::onnx::{self, Settings};
-use edgeward_perceive::{Error, Graph, Network, Options, tflite};
+use edgeward_perceive::{Error, Network, Options};
 
 /// Cases of `libonnx-testdata` 1.12 that pass.
 const N_PASSED: usize = 452;
@@ -233,7 +233,7 @@ fn testdata(name: &str) -> PathBuf {
 }
 
 /// Runs a network of `testdata/onnx` on its inputs; outputs are as near as `tolerance`.
-fn compare(name: &str, tolerance: f32) -> Graph {
+fn compare(name: &str, tolerance: f32) -> edgeward_perceive::Graph {
     let model: Arc<[u8]> = std::fs::read(testdata(&format!("{name}.onnx"))).unwrap().into();
     let mut settings = Settings::default();
     settings.inputs.insert("rate".into(), vec![16000.0]);
@@ -263,7 +263,7 @@ fn compare(name: &str, tolerance: f32) -> Graph {
     graph
 }
 
-fn count(graph: &Graph, operator: &str) -> usize {
+fn count(graph: &edgeward_perceive::Graph, operator: &str) -> usize {
     graph.nodes.iter().filter(|node| node.op.name() == operator).count()
 }
 
@@ -339,121 +339,4 @@ fn every_case_of_every_operator_that_is_claimed() {
     }
     assert!(failures.is_empty(), "{} wrong:\n{}", failures.len(), failures.join("\n"));
     assert!(n_passed >= N_PASSED, "{n_passed} cases pass");
-}
-
-/// Pseudo-random inputs of a network, and its answers; each as one after the other lies in files.
-fn answers(graph: &Graph, seed: u64) -> [Vec<u8>; 2] {
-    let mut network = Network::new(graph, &Options::default()).unwrap();
-    let mut state = seed;
-    let mut share = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1 << 24) as f32
-    };
-    let [mut given, mut found] = [vec![], vec![]];
-    for port in 0..network.inputs().len() {
-        let n = network.inputs()[port].n_elements();
-        if network.inputs()[port].element_type == ElementType::I8 {
-            let bytes: Vec<i8> = (0..n).map(|_| (share() * 256.0 - 128.0).floor() as i8).collect();
-            network.set_input_bytes(port, &bytes).unwrap();
-            given.extend(bytes.iter().map(|byte| *byte as u8));
-        } else {
-            let floats: Vec<f32> = (0..n).map(|_| share() * 4.0 - 2.0).collect();
-            network.set_input(port, &floats).unwrap();
-            given.extend(floats.iter().flat_map(|x| x.to_le_bytes()));
-        }
-    }
-    network.run();
-    for port in 0..network.outputs().len() {
-        let n = network.outputs()[port].n_elements();
-        if network.outputs()[port].element_type == ElementType::I8 {
-            let mut bytes = vec![0; n];
-            network.output_bytes(port, &mut bytes).unwrap();
-            found.extend(bytes.iter().map(|byte| *byte as u8));
-        } else {
-            let mut floats = vec![0.0; n];
-            network.output(port, &mut floats).unwrap();
-            found.extend(floats.iter().flat_map(|x| x.to_le_bytes()));
-        }
-    }
-    [given, found]
-}
-
-/// Names, types and shapes of inputs or outputs.
-fn ports(graph: &Graph, ids: &[usize]) -> Vec<(String, ElementType, Vec<usize>)> {
-    let tensors = ids.iter().map(|id| &graph.tensors[*id]);
-    tensors.map(|tensor| (tensor.name.clone(), tensor.element_type, tensor.shape.clone())).collect()
-}
-
-/// How many of the answers of a network differ, and by how much at most: bytes in units, floats in parts of the largest.
-fn apart(graph: &Graph, [expected, found]: [&[u8]; 2]) -> (usize, f32) {
-    let (mut n_different, mut most, mut at) = (0, 0f32, 0);
-    for id in &graph.outputs {
-        let tensor = &graph.tensors[*id];
-        let len = tensor.n_elements() * tensor.element_type.size_bytes();
-        let [expected, found] = [expected, found].map(|bytes| -> Vec<f32> {
-            let bytes = &bytes[at..at + len];
-            match tensor.element_type {
-                ElementType::I8 => bytes.iter().map(|byte| f32::from(*byte as i8)).collect(),
-                _ => bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
-            }
-        });
-        at += len;
-        let unit = match tensor.element_type {
-            ElementType::I8 => 1.0,
-            _ => expected.iter().fold(1e-3, |largest: f32, x| largest.max(x.abs())),
-        };
-        for (a, b) in expected.iter().zip(&found) {
-            n_different += usize::from(a != b);
-            most = most.max((a - b).abs() / unit);
-        }
-    }
-    (n_different, most)
-}
-
-/// Writes a graph and reads it again: the same inputs and outputs, and answers so near. With `EDGEWARD_TEST_WRITTEN`, the
-/// file stays in that folder, with inputs and answers beside it, for `agree.py`.
-fn written(name: &str, graph: &Graph) -> (Graph, usize, f32) {
-    let file = onnx::write(graph).unwrap();
-    let again = onnx::read(&file.clone().into(), &Settings::default()).unwrap();
-    assert_eq!(ports(&again, &again.inputs), ports(graph, &graph.inputs), "{name}");
-    assert_eq!(ports(&again, &again.outputs), ports(graph, &graph.outputs), "{name}");
-    let (mut n_different, mut most) = (0, 0f32);
-    let [mut inputs, mut outputs] = [vec![], vec![]];
-    for seed in 1..=8 {
-        let ([given, expected], [_, found]) = (answers(graph, seed), answers(&again, seed));
-        let (n, largest) = apart(graph, [&expected, &found]);
-        n_different += n;
-        most = most.max(largest);
-        inputs.extend(given);
-        outputs.extend(expected);
-    }
-    if let Some(folder) = std::env::var_os("EDGEWARD_TEST_WRITTEN") {
-        for (kind, content) in [("onnx", file), ("inputs", inputs), ("outputs", outputs)] {
-            std::fs::write(Path::new(&folder).join(format!("{name}.{kind}")), content).unwrap();
-        }
-    }
-    println!("{name}: {n_different} differ, by {most:.1e} at most");
-    (again, n_different, most)
-}
-
-#[test]
-fn what_is_written_answers_as_before() {
-    let models = testdata("../networks/models");
-    let mut paths: Vec<PathBuf> =
-        std::fs::read_dir(models).unwrap().map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
-    for path in paths {
-        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        let graph = tflite::read(std::fs::read(&path).unwrap().into()).unwrap();
-        let (again, n_different, most) = written(&name, &graph);
-        println!("  {} transposed", count(&again, "TRANSPOSE"));
-    }
-    for name in ["image", "image_qdq", "image_qlinear", "normalised", "joined", "attention", "recurrent"] {
-        let mut settings = Settings::default();
-        settings.inputs.insert("rate".into(), vec![16000.0]);
-        let file: Arc<[u8]> = std::fs::read(testdata(&format!("{name}.onnx"))).unwrap().into();
-        let graph = onnx::read(&file, &settings).unwrap();
-        let (again, n_different, most) = written(&format!("onnx_{name}"), &graph);
-        println!("  {} transposed", count(&again, "TRANSPOSE"));
-    }
 }

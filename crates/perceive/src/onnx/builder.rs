@@ -428,6 +428,12 @@ impl<'s> Builder<'s> {
             return Ok(item.clone());
         }
         if let Data::Active(id) = item.data {
+            if let (Some(twin), [n, channels, rows, columns]) = (self.twin(item), picks.as_slice()) {
+                let picks = [n, rows, columns, channels].map(Pick::clone).to_vec();
+                let last = [shape[0], shape[2], shape[3], shape[1]].to_vec();
+                let id = self.emit(Op::Take { picks, fill }, &[twin], last, place)?;
+                return self.channels_first(id, 4, place);
+            }
             let id = self.emit(Op::Take { picks, fill }, &[id], shape.clone(), place)?;
             return Ok(Item::active(id, shape));
         }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use edgeward_compress::networks::{Agreement, Method, Options, calibrate, quantize};
+use edgeward_compress::networks::{Agreement, Method, Options, calibrate, multiplications, quantize};
 use edgeward_perceive::{Graph, Network};
 use serde::Serialize;
 
@@ -21,19 +21,21 @@ Examples:
   edgeward net compress float.tflite --calibration photographs/ -o int8.tflite
   edgeward net compress float.tflite --calibration photographs/ --range 0,255 -o int8.tflite
   edgeward net compress keyword.tflite --calibration features.f32 --method min-max -o int8.tflite
+  edgeward net compress float.onnx --calibration photographs/ -o int8.onnx
 
 Calibration shows what the network's activations are like: some hundred inputs of the kind that it will see.
 Images are prepared as `edgeward see` does; other files hold float32 numbers, one input after the other. A
 quarter of them is kept to compare the two networks on. What was lost is written into the file, and beside it as
-a certificate, for programs (.certificate.json) and for people (.certificate.html). What is made of an ONNX
-file takes inputs as that does, channels first if need be.")]
+a certificate, for programs (.certificate.json) and for people (.certificate.html). The output is TFLite or ONNX,
+as its name says, whichever the input was. What is made of an ONNX file takes inputs as that does, channels first
+if need be.")]
 pub struct Args {
     /// A TFLite or ONNX file of floats
     file: PathBuf,
     /// Images, folders of images, or files of numbers
     #[arg(long, short, required = true, num_args = 1..)]
     calibration: Vec<PathBuf>,
-    /// The TFLite file to write
+    /// The file to write: its name ends in .tflite or .onnx
     #[arg(long, short)]
     output: PathBuf,
     /// How the ranges of activations are found
@@ -103,6 +105,7 @@ struct Report {
 /// Runs the command.
 pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     let progress = Progress::new(verbosity);
+    let format = super::format(&args.output)?;
     let graph = super::read_writable(&args.file, &args.network)?;
     let named = |error: edgeward_perceive::Error| FileError::new(&args.file, error);
     let network = Network::new(&graph, &args.network.options(1)).map_err(named)?;
@@ -128,7 +131,8 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
         };
         let options = Options { method, input_range, corrects_bias: !args.no_bias_correction };
         let made = quantize(&graph, &statistics, &seen, &options).map_err(named)?;
-        let agreement = Agreement::measure(&graph, &made, &kept).map_err(named)?;
+        let written = certify::as_written(&made, format).map_err(named)?;
+        let agreement = Agreement::measure(&graph, &written, &kept).map_err(named)?;
         if best.as_ref().is_none_or(|(_, _, other)| agreement.squared_error < other.squared_error) {
             best = Some((name, made, agreement));
         }
@@ -146,8 +150,9 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
         agreement: &agreement,
         isa: args.network.options(1).isa.name(),
     };
-    let figures = [&graph, &made].map(|graph| certify::figures(graph, None, None));
-    certify::write(&args.output, &made, figures, &making)?;
+    let written = certify::as_written(&made, format).map_err(named)?;
+    let figures = [&graph, &written].map(|graph| certify::figures(multiplications(graph), None, None));
+    certify::write((&args.output, format), &made, figures, &making)?;
     let report = Report {
         method: method.name(),
         n_calibration: seen.len(),

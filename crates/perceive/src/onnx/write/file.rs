@@ -70,8 +70,7 @@ pub struct Port {
 impl Port {
     fn message(&self) -> Message {
         let dim = |dim: &usize| Message::default().int(1, *dim as i64);
-        let shape =
-            self.shape.iter().fold(Message::default(), |shape, size| shape.message(1, &dim(size)));
+        let shape = self.shape.iter().fold(Message::default(), |shape, size| shape.message(1, &dim(size)));
         let tensor = Message::default().int(1, self.kind).message(2, &shape);
         Message::default().bytes(1, &self.name).message(2, &Message::default().message(1, &tensor))
     }
@@ -178,7 +177,8 @@ impl File {
             graph = graph.message(5, &constant);
         }
         let opset = Message::default().bytes(1, "").int(2, OPSET);
-        let model = Message::default().int(1, IR_VERSION).bytes(2, "edgeward").message(7, &graph).message(8, &opset);
+        let model =
+            Message::default().int(1, IR_VERSION).bytes(2, "edgeward").message(7, &graph).message(8, &opset);
         let model = metadata.iter().fold(model, |model, (key, text)| {
             model.message(METADATA, &Message::default().bytes(1, key).bytes(2, text))
         });

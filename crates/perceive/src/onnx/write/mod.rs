@@ -125,7 +125,11 @@ impl<'g> Writer<'g> {
 
     fn node(&mut self, node: &Node) -> Result<(), Error> {
         let &[output] = node.outputs.as_slice() else {
-            return if node.op == Op::Lstm { self.lstm(node) } else { Err(self.malformed("several results")) };
+            return if node.op == Op::Lstm {
+                self.lstm(node)
+            } else {
+                Err(self.malformed("several results"))
+            };
         };
         let tensor = self.tensor(output);
         self.wanted.clone_from(&tensor.name);
@@ -138,8 +142,9 @@ impl<'g> Writer<'g> {
                 self.convolution(node, sliding, Some(*multiplier), *activation)
             }
             Op::FullyConnected { activation, .. } => self.fully_connected(node, *activation),
-            Op::AveragePool2d { size, sliding, activation }
-            | Op::MaxPool2d { size, sliding, activation } => self.pool(node, *size, sliding, *activation),
+            Op::AveragePool2d { size, sliding, activation } | Op::MaxPool2d { size, sliding, activation } => {
+                self.pool(node, *size, sliding, *activation)
+            }
             Op::Mean { keeps_dims } => self.mean(node, *keeps_dims),
             Op::Reduce { reduction, axes, keeps_dims } => self.reduce(node, *reduction, axes, *keeps_dims),
             Op::MatMul => self.matmul(node),

@@ -48,7 +48,8 @@ impl Writer<'_> {
         if picks.len() != shape.len() || self.tensor(output).n_elements() == 0 {
             return Err(self.unsupported(format!("this of shape {shape:?}")));
         }
-        let taken: Option<Vec<Taken>> = picks.iter().zip(shape).map(|(pick, len)| Taken::of(pick, *len)).collect();
+        let taken: Option<Vec<Taken>> =
+            picks.iter().zip(shape).map(|(pick, len)| Taken::of(pick, *len)).collect();
         let taken = taken.ok_or_else(|| self.malformed("an index beyond its dimension"))?;
         let pads: Vec<[usize; 2]> = taken.iter().map(Taken::pads).collect();
         let is_filled = pads.iter().any(|pair| *pair != [0, 0]);

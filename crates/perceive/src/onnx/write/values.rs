@@ -233,7 +233,11 @@ impl<'g> Writer<'g> {
         });
         let n_missing = |layout| values.clone().filter(|value| !value.has(layout)).count();
         let is_any = values.clone().next().is_some();
-        if is_any && n_missing(Layout::First) <= n_missing(Layout::Last) { Layout::First } else { Layout::Last }
+        if is_any && n_missing(Layout::First) <= n_missing(Layout::Last) {
+            Layout::First
+        } else {
+            Layout::Last
+        }
     }
 }
 
