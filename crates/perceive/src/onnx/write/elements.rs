@@ -1,13 +1,11 @@
 //! What works element by element, or along one dimension.
 
+use super::super::model::kind;
 use super::Writer;
 use super::file::Attribute;
 use super::values::Layout;
 use crate::error::Error;
 use crate::graph::{Activation, Binary, Node, TensorId, Unary};
-
-/// ONNX's number of the type of truth values, and of whole numbers, as `Cast` wants it.
-use super::super::model::kind;
 
 impl Writer<'_> {
     /// Layout and names of operands that are broadcast to a result of `n_dims` dimensions.
@@ -81,7 +79,7 @@ impl Writer<'_> {
         self.give(output, layout, result)
     }
 
-    /// Elements of another type.
+    /// Elements of another type, by ONNX's number of it.
     pub fn cast(&mut self, name: &str, kind: i64) -> String {
         self.step("Cast", &[name], vec![Attribute::Int("to", kind)])
     }

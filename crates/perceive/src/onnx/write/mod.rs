@@ -46,9 +46,12 @@ pub fn write_with_metadata(graph: &Graph, metadata: &[(&str, &str)]) -> Result<V
         place: String::new(),
         wanted: String::new(),
     };
-    let inputs = writer.inputs()?;
+    let inputs = writer.ports(&graph.inputs);
+    for (id, port) in graph.inputs.iter().zip(&inputs) {
+        writer.values[*id].set(Layout::Last, port.name.clone());
+    }
     // Before anything else takes their names.
-    let outputs = writer.ports(&graph.outputs)?;
+    let outputs = writer.ports(&graph.outputs);
     for (idx, node) in graph.nodes.iter().enumerate() {
         writer.place = format!("operator {idx} ({})", node.op.name());
         writer.node(node)?;
@@ -85,7 +88,7 @@ impl<'g> Writer<'g> {
     }
 
     /// Inputs or outputs.
-    fn ports(&mut self, ids: &[TensorId]) -> Result<Vec<Port>, Error> {
+    fn ports(&mut self, ids: &[TensorId]) -> Vec<Port> {
         let port = |id: &TensorId| {
             let tensor = self.tensor(*id);
             let kind = match tensor.element_type {
@@ -95,15 +98,7 @@ impl<'g> Writer<'g> {
             };
             Port { name: self.file.name(&tensor.name), kind, shape: tensor.shape.clone() }
         };
-        Ok(ids.iter().map(port).collect())
-    }
-
-    fn inputs(&mut self) -> Result<Vec<Port>, Error> {
-        let ports = self.ports(&self.graph.inputs)?;
-        for (id, port) in self.graph.inputs.iter().zip(&ports) {
-            self.values[*id].set(Layout::Last, port.name.clone());
-        }
-        Ok(ports)
+        ids.iter().map(port).collect()
     }
 
     /// Lets what was computed have the names of the outputs.

@@ -20,11 +20,19 @@ impl Writer<'_> {
         let pads: Option<Vec<[usize; 2]>> = pairs.collect();
         let pads = pads.filter(|pads| rest.is_empty() && pads.len() == self.tensor(of).shape.len());
         let pads = pads.ok_or_else(|| self.malformed("other paddings than its dimensions'"))?;
-        self.values[node.outputs[0]].padded = Some(Padded { of, pads });
+        self.put_off(node.outputs[0], Padded { of, pads })
+    }
+
+    /// Lets `output` be zeros around a tensor; zeros around zeros are written, so that never more than one is put off.
+    fn put_off(&mut self, output: TensorId, padded: Padded) -> Result<(), Error> {
+        if self.values[padded.of].padded.is_some() {
+            self.own(padded.of, self.layout(&[padded.of]))?;
+        }
+        self.values[output].padded = Some(padded);
         Ok(())
     }
 
-    /// Writes the node that [`pad`](Self::pad) has put off.
+    /// Writes the node that was put off.
     pub fn pad_now(&mut self, id: TensorId, padded: &Padded) -> Result<(), Error> {
         let layout = self.layout(&[padded.of]);
         let name = self.floats(padded.of, layout)?;
@@ -54,8 +62,7 @@ impl Writer<'_> {
         let pads: Vec<[usize; 2]> = taken.iter().map(Taken::pads).collect();
         let is_filled = pads.iter().any(|pair| *pair != [0, 0]);
         if fill == 0.0 && taken.iter().all(|taken| matches!(taken, Taken::Filled(_))) {
-            self.values[output].padded = Some(Padded { of: input, pads });
-            return Ok(());
+            return self.put_off(output, Padded { of: input, pads });
         }
         let layout = self.layout(&[input]);
         // Bytes can be moved as they are; what fills them up is a float.
