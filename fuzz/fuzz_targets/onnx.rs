@@ -1,4 +1,4 @@
-//! Any bytes as an ONNX file: read or refused, and what can be made ready runs, never with a panic.
+//! Any bytes as an ONNX file: read or refused, and what can be made ready runs and is written, never with a panic.
 #![no_main]
 
 use edgeward_perceive::onnx::{self, Settings};
@@ -17,4 +17,5 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     {
         network.run();
     }
+    let _ = onnx::write(&graph);
 });

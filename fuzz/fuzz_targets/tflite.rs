@@ -1,7 +1,7 @@
-//! Any bytes as a TFLite file: read or refused, and what can be made ready runs, never with a panic.
+//! Any bytes as a TFLite file: read or refused, and what can be made ready runs and is written, never with a panic.
 #![no_main]
 
-use edgeward_perceive::{Arithmetic, Network, Options, tflite};
+use edgeward_perceive::{Arithmetic, Network, Options, onnx, tflite};
 
 /// Work of one run that does not slow the fuzzer down.
 const MAX_MACS: u64 = 1 << 20;
@@ -16,4 +16,5 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
             network.run();
         }
     }
+    let _ = onnx::write(&graph);
 });

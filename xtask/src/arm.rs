@@ -32,7 +32,7 @@ const QUESTION: [&str; 5] = ["What is the capital of France?", "--temperature", 
 /// each other set.
 const PACKAGES: [&str; 4] = ["-pedgeward", "-pedgeward-kernels", "-pedgeward-engine", "-pedgeward-perceive"];
 /// Of these, unit tests and the integration tests of these names.
-const TESTS: [&str; 9] = [
+const TESTS: [&str; 10] = [
     "--lib",
     "--test=blocks",
     "--test=tiny_models",
@@ -40,6 +40,7 @@ const TESTS: [&str; 9] = [
     "--test=memory",
     "--test=nab",
     "--test=onnx",
+    "--test=onnx_written",
     "--test=sound",
     "--test=vision",
 ];

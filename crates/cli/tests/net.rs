@@ -164,6 +164,41 @@ fn a_float_network_becomes_eight_bits() {
 }
 
 #[test]
+fn eight_bits_in_onnx_answer_as_onnxruntime() {
+    let sandbox = Sandbox::new();
+    let float = model("mnist_valid_f.tflite");
+    let [inputs, _] = shapes(&sandbox, 40);
+    let [output, given, answers] =
+        ["onnx", "inputs", "outputs"].map(|kind| sandbox.path(&format!("shapes.{kind}")));
+    let [output, given, answers] = [&output, &given, &answers].map(|path| path.to_str().unwrap());
+    let compress = ["net", "compress", &float, "--calibration", &inputs, "-o"];
+    let refused = sandbox.run(&[&compress[..], &["shapes.h5"]].concat()).failure();
+    assert!(refused.contains("ends in .tflite or .onnx"), "{refused}");
+    sandbox.run(&[&compress[..], &[output]].concat()).success();
+    let shown = sandbox.run(&["net", "inspect", output]).success();
+    assert!(shown.contains("int8[1, 28, 28, 1], scale 0.0039"), "{shown}");
+    let verify = ["net", "eval", &float, output, "--verify", "--inputs", &inputs];
+    let held = sandbox.run(&verify).success();
+    assert!(held.contains("the certificate holds"), "{held}");
+
+    let bytes = |x: &[u8; 4]| (f32::from_le_bytes(*x) * 255.0 - 128.0) as i8 as u8;
+    let floats = std::fs::read(&inputs).unwrap();
+    std::fs::write(given, floats.as_chunks().0.iter().map(bytes).collect::<Vec<u8>>()).unwrap();
+    sandbox.run(&["net", "run", output, given, "--output", answers]).success();
+    let agree = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/onnx/agree.py");
+    let compared = std::process::Command::new("python3")
+        .arg(agree)
+        .arg(sandbox.path(""))
+        .env("PYTHONPATH", support::python_packages("onnx-requirements.txt"))
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&compared.stdout);
+    assert!(compared.status.success(), "{text}{}", String::from_utf8_lossy(&compared.stderr));
+    assert!(text.starts_with("shapes, 400 answers"), "{text}");
+}
+
+#[test]
 fn several_networks_answer_one_question() {
     let sandbox = Sandbox::new();
     let [small, large] = ["mnist_valid_q.tflite", "mnist_valid_f.tflite"].map(model);

@@ -1,6 +1,7 @@
 //! The device's senses: small networks for images, sounds and sensors.
 //!
-//! - [`tflite::read`] and [`onnx::read`] turn a file into a [`Graph`]: typed, checked, whatever the file was.
+//! - [`tflite::read`] and [`onnx::read`] turn a file into a [`Graph`]: typed, checked, whatever the file was;
+//!   [`tflite::write`] and [`onnx::write`] turn it into a file again, and [`Format`] chooses between them.
 //! - [`Network`] is a graph made ready to run: weights laid out for the registers, memory planned, so that a run
 //!   allocates nothing.
 //! - [`queue`] asks a network without waiting, and many inputs at a time.
@@ -32,6 +33,7 @@ pub mod anomaly;
 pub mod augment;
 pub mod ensemble;
 pub mod error;
+pub mod format;
 pub mod graph;
 pub mod learner;
 pub mod network;
@@ -45,5 +47,6 @@ pub mod tflite;
 pub mod vision;
 
 pub use error::Error;
+pub use format::Format;
 pub use graph::Graph;
 pub use network::{Arithmetic, Network, Options};

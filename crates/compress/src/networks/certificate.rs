@@ -1,4 +1,4 @@
-//! What was done to a small network, and what it lost: in the TFLite file's own metadata, beside it as JSON, and as a page.
+//! What was done to a small network, and what it lost: in the file's own metadata, beside it as JSON, and as a page.
 //!
 //! Teacher and inputs are named by their SHA-256, and which inputs were kept to compare on follows from their number, so that
 //! anyone who has both can measure again.
@@ -6,13 +6,13 @@
 use std::fmt::Write;
 
 use edgeward_perceive::graph::Graph;
-use edgeward_perceive::{Error, tflite};
+use edgeward_perceive::{Error, Format};
 use serde::{Deserialize, Serialize};
 
 use super::{Agreement, accuracy, multiplications};
 use crate::certificate::{FileId, HEAD, bars, escaped};
 
-/// Where the certificate is in a TFLite file's metadata, as JSON.
+/// Where the certificate is in a file's metadata, as JSON.
 pub const KEY: &str = "edgeward.certificate";
 /// The only version there is.
 const VERSION: u32 = 1;
@@ -158,33 +158,35 @@ impl Certificate {
         }
     }
 
-    /// The certificate in a TFLite file, if there is one that can be read.
+    /// The certificate in a TFLite or ONNX file, if there is one that can be read.
     pub fn of(file: &[u8]) -> Option<Certificate> {
-        let text = tflite::metadata(file, KEY).ok()??;
+        let text = Format::of_content(file).metadata(file, KEY).ok()??;
         let certificate: Certificate = serde_json::from_str(&text).ok()?;
         (certificate.version == VERSION).then_some(certificate)
     }
 
-    /// `result` as a TFLite file with this in it.
+    /// `result` as a file with this in it.
     ///
     /// # Errors
-    /// If TFLite has no operator for something in it.
-    pub fn seal(&self, result: &Graph) -> Result<Vec<u8>, Error> {
+    /// If the format has no operator for something in it.
+    pub fn seal(&self, result: &Graph, format: Format) -> Result<Vec<u8>, Error> {
         let short = Certificate { layers: Vec::new(), ..self.clone() };
-        tflite::write_with_metadata(result, &[(KEY, &short.to_json())])
+        format.write_with_metadata(result, &[(KEY, &short.to_json())])
     }
 
-    /// Measures again what this says of a teacher and a result, on `kept`, the inputs that they were compared on, and their
-    /// right `classes`, if they are known. Times are another machine's, and not measured.
+    /// Measures again what this says of a teacher and a result, which was read from `file`, on `kept`, the inputs that they
+    /// were compared on, and their right `classes`, if they are known. Times are another machine's, and not measured.
     ///
     /// # Errors
     /// If one cannot run or be written, or an example does not fit.
     pub fn verify(
         &self,
         [teacher, result]: [&Graph; 2],
+        file: &[u8],
         kept: &[Vec<Vec<f32>>],
         classes: Option<&[usize]>,
     ) -> Result<Vec<Claim>, Error> {
+        let size_bytes = Format::of_content(file).size_without_metadata(file, result)?;
         let agreement = Agreement::measure(teacher, result, kept)?;
         let exact = |name, claimed: u64, measured: u64| Claim {
             name,
@@ -202,7 +204,7 @@ impl Certificate {
             exact("inputs.n_compared", self.inputs.n_compared as u64, agreement.n as u64),
             exact("before.multiplications", self.before.multiplications, multiplications(teacher)),
             exact("after.multiplications", self.after.multiplications, multiplications(result)),
-            exact("after.size_bytes", self.after.size_bytes, tflite::write(result)?.len() as u64),
+            exact("after.size_bytes", self.after.size_bytes, size_bytes),
             near("same_top_1", self.same_top_1, Some(agreement.top_1)),
             near("squared_error", self.squared_error, Some(agreement.squared_error)),
         ];
@@ -287,10 +289,14 @@ mod tests {
         let agreement =
             Agreement { n: 1, top_1: 1.0, squared_error: 0.25, sqnr_db: 20.0, kl_divergence: Some(0.5) };
         let certificate = Certificate::new(origin, [figures(100), figures(50)], &agreement, &graph);
-        let file = certificate.seal(&graph).unwrap();
-        assert_eq!(Certificate::of(&file), Some(Certificate { layers: vec![], ..certificate.clone() }));
-        assert_eq!(tflite::read(file.into()).unwrap().nodes.len(), graph.nodes.len());
-        assert_eq!(Certificate::of(&tflite::write(&graph).unwrap()), None);
+        for format in [Format::Tflite, Format::Onnx] {
+            let file = certificate.seal(&graph, format).unwrap();
+            assert_eq!(Certificate::of(&file), Some(Certificate { layers: vec![], ..certificate.clone() }));
+            let bare = format.write(&graph).unwrap();
+            let size_bytes = format.size_without_metadata(&file, &graph).unwrap();
+            assert_eq!((size_bytes, Certificate::of(&bare)), (bare.len() as u64, None));
+            assert!(!format.read(file).unwrap().nodes.is_empty());
+        }
         let page = certificate.to_html();
         assert!(page.contains("50 bytes, the teacher 100 bytes") && page.contains("0.50000 nats"), "{page}");
         assert!(page.contains("&lt;b&gt;") && !page.contains("Right"), "{page}");

@@ -107,6 +107,8 @@ pub struct Builder<'s> {
     pub names: HashMap<String, Item>,
     /// For each tensor as the file means it, channels first, the one with channels last that it was made from.
     twins: HashMap<TensorId, TensorId>,
+    /// For each tensor of bytes whose scale is not known yet, the one that it was moved from.
+    moved: HashMap<TensorId, TensorId>,
     n_made: usize,
     n_nodes: usize,
 }
@@ -120,6 +122,7 @@ impl<'s> Builder<'s> {
             graph,
             names: HashMap::new(),
             twins: HashMap::new(),
+            moved: HashMap::new(),
             n_made: 0,
             n_nodes: 0,
         }
@@ -172,13 +175,10 @@ impl<'s> Builder<'s> {
             let item = self.names.get(&output.name).cloned();
             let item = item.ok_or_else(|| Error::malformed(&place, "it is never computed"))?;
             let mut id = self.tensor_of(&item, &place)?;
-            if self.graph.inputs.contains(&id) {
+            if self.graph.inputs.contains(&id) || self.graph.outputs.contains(&id) {
                 // A reshaping to the same shape gives it a tensor of its own.
                 let shape = item.shape.iter().map(|dim| *dim as i32).collect();
                 id = self.emit(Op::Reshape { shape: Some(shape) }, &[id], item.shape.clone(), &place)?;
-            }
-            if self.graph.outputs.contains(&id) {
-                return Err(Error::unsupported(place, "the same as another output"));
             }
             self.graph.tensors[id].name.clone_from(&output.name);
             self.graph.outputs.push(id);
@@ -330,6 +330,15 @@ impl<'s> Builder<'s> {
         self.graph.tensors[id].quantization = Some(quantization);
     }
 
+    /// Gives bytes whose scale is not known yet this one, and what they were moved from.
+    pub fn settle(&mut self, id: TensorId, quantization: &Quantization) {
+        let mut next = Some(id);
+        while let Some(id) = next.filter(|id| self.graph.tensors[*id].quantization.is_none()) {
+            self.quantize(id, quantization.clone());
+            next = self.moved.get(&id).copied();
+        }
+    }
+
     /// A node with one result, of floats or of its first input's bytes.
     pub fn emit(
         &mut self,
@@ -344,6 +353,9 @@ impl<'s> Builder<'s> {
         let quantization = first.quantization.clone().filter(|_| moves_only);
         let element_type = if moves_only { first.element_type } else { ElementType::F32 };
         let id = self.tensor(String::new(), shape, element_type, place)?;
+        if element_type == ElementType::I8 && quantization.is_none() {
+            self.moved.insert(id, inputs[0]);
+        }
         self.graph.tensors[id].quantization = quantization;
         self.push(op, inputs.iter().copied().map(Some).collect(), vec![id]);
         Ok(id)
@@ -395,8 +407,14 @@ impl<'s> Builder<'s> {
         let walk = Walk::new(&shape, &[perm.iter().map(|axis| strides[*axis]).collect()]);
         Ok(match &item.data {
             Data::Active(id) => {
-                let id = self.emit(Op::Transpose { perm: perm.to_vec() }, &[*id], shape.clone(), place)?;
-                Item::active(id, shape)
+                if let (Some(twin), [0, 2, 3, 1]) = (self.twins.get(id), perm) {
+                    return Ok(Item::active(*twin, shape));
+                }
+                let moved = self.emit(Op::Transpose { perm: perm.to_vec() }, &[*id], shape.clone(), place)?;
+                if perm == [0, 3, 1, 2] {
+                    self.twins.insert(moved, *id);
+                }
+                Item::active(moved, shape)
             }
             Data::Floats(values) => Item::floats(shape, walked(&walk, values)),
             Data::Ints(values) => Item::ints(shape, walked(&walk, values)),
@@ -410,6 +428,12 @@ impl<'s> Builder<'s> {
             return Ok(item.clone());
         }
         if let Data::Active(id) = item.data {
+            if let (Some(twin), [n, channels, rows, columns]) = (self.twin(item), picks.as_slice()) {
+                let picks = [n, rows, columns, channels].map(Pick::clone).to_vec();
+                let last = [shape[0], shape[2], shape[3], shape[1]].to_vec();
+                let id = self.emit(Op::Take { picks, fill }, &[twin], last, place)?;
+                return self.channels_first(id, 4, place);
+            }
             let id = self.emit(Op::Take { picks, fill }, &[id], shape.clone(), place)?;
             return Ok(Item::active(id, shape));
         }
@@ -475,13 +499,18 @@ impl<'s> Builder<'s> {
 
     /// A function of each element.
     pub fn unary(&mut self, item: &Item, function: Unary, place: &str) -> Result<Item, Error> {
+        self.each(Op::Unary(function), item, place)
+    }
+
+    /// A node that gives floats for each element; on the twin, if there is one.
+    pub fn each(&mut self, op: Op, item: &Item, place: &str) -> Result<Item, Error> {
         if let Some(twin) = self.twin(item) {
             let shape = self.graph.tensors[twin].shape.clone();
-            let id = self.emit(Op::Unary(function), &[twin], shape, place)?;
+            let id = self.emit(op, &[twin], shape, place)?;
             return self.channels_first(id, item.shape.len(), place);
         }
         let id = self.tensor_of(item, place)?;
-        let id = self.emit(Op::Unary(function), &[id], item.shape.clone(), place)?;
+        let id = self.emit(op, &[id], item.shape.clone(), place)?;
         Ok(Item::active(id, item.shape.clone()))
     }
 
@@ -649,7 +678,8 @@ impl<'s> Builder<'s> {
     }
 }
 
-fn walked<T: Copy>(walk: &Walk<1>, values: &[T]) -> Vec<T> {
+/// Elements in the order in which `walk` visits them.
+pub fn walked<T: Copy>(walk: &Walk<1>, values: &[T]) -> Vec<T> {
     let mut out = Vec::with_capacity(values.len());
     if values.is_empty() {
         return out;

@@ -1,4 +1,4 @@
-//! ONNX files into the same graph as TFLite's.
+//! ONNX files into the same graph as TFLite's, and back.
 //!
 //! Source: the operators' definitions of ONNX (onnx.ai/onnx/operators), versions 1 to 21. Shapes are fixed while reading:
 //! whatever a shape is computed from must be known then, by the file or by [`Settings`]. Integers and truth values that are
@@ -23,6 +23,9 @@ mod protobuf;
 mod quantized;
 #[cfg(test)]
 mod tests;
+mod write;
+
+pub use write::{write, write_with_metadata};
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -49,4 +52,23 @@ pub use operators::OPERATORS;
 pub fn read(file: &Arc<[u8]>, settings: &Settings) -> Result<Graph, Error> {
     let (graph, opset) = model::read(file)?;
     builder::Builder::new(opset, settings).build(&graph)
+}
+
+/// The text that the file keeps under `name` in its metadata; `None` if there is none.
+///
+/// # Errors
+/// If the file is damaged.
+pub fn metadata(file: &[u8], name: &str) -> Result<Option<String>, Error> {
+    let damaged = |damage: String| Error::malformed("metadata", damage);
+    let entries = model::metadata(file).map_err(damaged)?;
+    Ok(entries.into_iter().find_map(|(key, text)| (key == name).then_some(text)))
+}
+
+/// Bytes of the file without its metadata.
+///
+/// # Errors
+/// If the file is damaged.
+pub fn size_without_metadata(file: &[u8]) -> Result<u64, Error> {
+    let size_bytes = model::size_without_metadata(file);
+    size_bytes.map_err(|damage| Error::malformed("file", damage))
 }

@@ -3,7 +3,7 @@
 //! Source: `onnx/onnx.proto3` of the ONNX repository; fields are named by their numbers there. Weights stay in the file's
 //! bytes until they are used.
 
-use super::protobuf::{Damage, MAX_DEPTH, Value, fields};
+use super::protobuf::{Damage, MAX_DEPTH, Message, Value, fields};
 use crate::error::Error;
 
 /// ONNX's numbers of element types, as far as they are read.
@@ -271,4 +271,33 @@ pub fn read(bytes: &[u8]) -> Result<(GraphProto<'_>, i64), Error> {
     let graph = graph.ok_or_else(|| damaged("there is no graph: this is no ONNX file".into()))?;
     let opset = opset.ok_or_else(|| damaged("it does not say which operators it means".into()))?;
     Ok((graph, opset))
+}
+
+/// The number of the field that is an entry of a file's metadata.
+pub const METADATA: u32 = 14;
+
+/// A file's metadata: names and texts.
+pub fn metadata(bytes: &[u8]) -> Result<Vec<(String, String)>, Damage> {
+    let mut entries = Vec::new();
+    for (_, entry) in fields(bytes)?.into_iter().filter(|(number, _)| *number == METADATA) {
+        let (mut name, mut text) = (String::new(), String::new());
+        for (number, value) in fields(entry.bytes()?)? {
+            match number {
+                1 => name = value.text()?,
+                2 => text = value.text()?,
+                _ => {}
+            }
+        }
+        entries.push((name, text));
+    }
+    Ok(entries)
+}
+
+/// Bytes of a file without its metadata.
+pub fn size_without_metadata(bytes: &[u8]) -> Result<u64, Damage> {
+    let mut size_bytes = bytes.len() as u64;
+    for (_, entry) in fields(bytes)?.into_iter().filter(|(number, _)| *number == METADATA) {
+        size_bytes -= Message::default().bytes(METADATA, entry.bytes()?).into_bytes().len() as u64;
+    }
+    Ok(size_bytes)
 }

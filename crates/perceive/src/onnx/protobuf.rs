@@ -2,7 +2,7 @@
 //!
 //! Source: "Encoding" (protobuf.dev/programming-guides/encoding). A message is a row of fields, each a number with a value:
 //! an integer of variable length, four or eight bytes, or a length and as many bytes, which are text, an array or another
-//! message. We decode it ourselves, as we do FlatBuffers: a generated decoder would copy all weights and bring the
+//! message. We read and write it ourselves, as we do FlatBuffers: generated code would copy all weights and bring the
 //! generator along, and this is a hundred lines. Whatever is read lies within the message around it, so a file can be no
 //! deeper than it is long; [`MAX_DEPTH`] bounds the recursion of those who walk it.
 
@@ -129,9 +129,84 @@ fn varint(rest: &mut &[u8]) -> Result<u64, Damage> {
     Err("an integer of more than 64 bits".into())
 }
 
+/// A message in the making: fields in the order in which they are added.
+#[derive(Clone, Debug, Default)]
+pub struct Message {
+    bytes: Vec<u8>,
+}
+
+impl Message {
+    /// With an integer, or a truth value.
+    pub fn int(mut self, number: u32, value: i64) -> Message {
+        self.key(number, 0);
+        self.varint(value as u64);
+        self
+    }
+
+    /// With a float.
+    pub fn float(mut self, number: u32, value: f32) -> Message {
+        self.key(number, 5);
+        self.bytes.extend(value.to_le_bytes());
+        self
+    }
+
+    /// With bytes or a text.
+    pub fn bytes(mut self, number: u32, bytes: impl AsRef<[u8]>) -> Message {
+        self.key(number, 2);
+        self.varint(bytes.as_ref().len() as u64);
+        self.bytes.extend(bytes.as_ref());
+        self
+    }
+
+    /// With another message.
+    pub fn message(self, number: u32, part: &Message) -> Message {
+        self.bytes(number, &part.bytes)
+    }
+
+    /// With an array of integers.
+    pub fn ints(self, number: u32, values: &[i64]) -> Message {
+        let mut packed = Message::default();
+        values.iter().for_each(|value| packed.varint(*value as u64));
+        self.message(number, &packed)
+    }
+
+    /// As it stands in a file.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    fn key(&mut self, number: u32, kind: u64) {
+        self.varint(u64::from(number) << 3 | kind);
+    }
+
+    fn varint(&mut self, mut value: u64) {
+        while value > 0x7f {
+            self.bytes.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.bytes.push(value as u8);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let part = Message::default().int(1, -1);
+        let written = Message::default().int(1, 150).bytes(2, "ab").float(3, 1.0).message(4, &part);
+        let bytes = written.ints(5, &[1, -1, 300]).into_bytes();
+        let fields = fields(&bytes).unwrap();
+        assert_eq!(fields[0], (1, Value::Varint(150)));
+        assert_eq!((fields[1].0, fields[1].1.text().unwrap()), (2, "ab".to_owned()));
+        assert_eq!(fields[2].1.float().unwrap(), 1.0);
+        let inner = super::fields(fields[3].1.bytes().unwrap()).unwrap();
+        assert_eq!(inner[0].1.int().unwrap(), -1);
+        let mut ints = Vec::new();
+        fields[4].1.ints_into(&mut ints).unwrap();
+        assert_eq!(ints, [1, -1, 300]);
+    }
 
     #[test]
     fn fields_are_read() {

@@ -79,10 +79,9 @@ impl Builder<'_> {
         }
         match &item.data {
             Data::Active(id) => {
-                self.settle(*id, &affine, item.kind, place)?;
+                self.settle_as(*id, &affine, item.kind, place)?;
                 let quantization = self.graph().tensors[*id].quantization.clone();
-                let result = self.emit(Op::Dequantize, &[*id], item.shape.clone(), place)?;
-                let mut floats = Item::active(result, item.shape.clone());
+                let mut floats = self.each(Op::Dequantize, item, place)?;
                 floats.bytes =
                     quantization.map(|quantization| Rc::new(Bytes { item: item.clone(), quantization }));
                 Ok(floats)
@@ -116,13 +115,13 @@ impl Builder<'_> {
     }
 
     /// Gives an input of bytes the scale with which it is used.
-    fn settle(&mut self, id: TensorId, affine: &Affine, kind: i64, place: &str) -> Result<(), Error> {
+    fn settle_as(&mut self, id: TensorId, affine: &Affine, kind: i64, place: &str) -> Result<(), Error> {
         if self.element_type(id) != ElementType::I8 {
             return Err(Error::malformed(place, "floats where bytes should be"));
         }
         if self.graph().tensors[id].quantization.is_none() {
             let quantization = affine.activation(kind, place)?;
-            self.quantize(id, quantization);
+            self.settle(id, &quantization);
         }
         Ok(())
     }
@@ -173,10 +172,16 @@ impl Builder<'_> {
         };
         let result = match (node.op.as_str(), &b_bytes.item.data) {
             ("Add", Data::Active(other)) if a.shape == b.shape => {
-                let id = self.tensor(String::new(), a.shape.clone(), ElementType::I8, place)?;
+                let twins = self.twin(&a_bytes.item).zip(self.twin(&b_bytes.item));
+                let (x, y) = twins.unwrap_or((input, *other));
+                let shape = self.graph().tensors[x].shape.clone();
+                let id = self.tensor(String::new(), shape.clone(), ElementType::I8, place)?;
                 self.quantize(id, to);
-                self.push(Op::Add { activation }, vec![Some(input), Some(*other)], vec![id]);
-                Item::active(id, a.shape.clone())
+                self.push(Op::Add { activation }, vec![Some(x), Some(y)], vec![id]);
+                match twins {
+                    Some(_) => self.channels_first(id, a.shape.len(), place)?,
+                    None => Item::active(id, shape),
+                }
             }
             ("Conv", Data::Ints(values)) => {
                 let quantization = &b_bytes.quantization;
@@ -394,7 +399,7 @@ impl Builder<'_> {
         let floats = self.as_floats(node, inputs, (&from, &by), place)?;
         if floats.is_none() {
             let Data::Active(id) = input.data else { return Err(Error::unsupported(place, constant)) };
-            self.settle(id, &from, input.kind, place)?;
+            self.settle_as(id, &from, input.kind, place)?;
         }
         let to = to.activation(input.kind, place)?;
         match floats {
@@ -439,7 +444,7 @@ impl Builder<'_> {
         if is_matrix && signed(values, &by.zeros, |i| channel(i) % n_zeros).is_some() {
             return Ok(None);
         }
-        self.settle(*id, from, input.kind, place)?;
+        self.settle_as(*id, from, input.kind, place)?;
         let image = self.emit(Op::Dequantize, &[*id], input.shape.clone(), place)?;
         let float = |(i, value): (usize, &i64)| {
             by.scales[channel(i) % n_scales] * (value - by.zeros[channel(i) % n_zeros]) as f32
@@ -459,11 +464,19 @@ impl Builder<'_> {
 
     /// Floats as bytes.
     fn bytes_of(&mut self, item: &Item, to: Quantization, place: &str) -> Result<Item, Error> {
-        let id = self.tensor_of(item, place)?;
-        let result = self.tensor(String::new(), item.shape.clone(), ElementType::I8, place)?;
+        let twin = self.twin(item);
+        let id = match twin {
+            Some(twin) => twin,
+            None => self.tensor_of(item, place)?,
+        };
+        let shape = self.graph().tensors[id].shape.clone();
+        let result = self.tensor(String::new(), shape.clone(), ElementType::I8, place)?;
         self.quantize(result, to);
         self.push(Op::Quantize, vec![Some(id)], vec![result]);
-        Ok(Item::active(result, item.shape.clone()))
+        match twin {
+            Some(_) => self.channels_first(result, item.shape.len(), place),
+            None => Ok(Item::active(result, shape)),
+        }
     }
 }
 

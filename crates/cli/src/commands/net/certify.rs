@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use edgeward_compress::networks::Agreement;
 use edgeward_compress::networks::certificate::{Certificate, Figures, InputsRecord, Origin};
-use edgeward_compress::networks::{Agreement, multiplications};
-use edgeward_perceive::{Graph, tflite};
+use edgeward_perceive::{Error, Format, Graph};
 
 use super::FileError;
 use super::examples::Examples;
@@ -24,16 +24,25 @@ pub(super) struct Making<'a> {
     pub(super) isa: &'static str,
 }
 
+/// `result` as whoever reads its file has it. ONNX may say it in other operators, which round elsewhere: what is certified is
+/// what the file holds.
+pub(super) fn as_written(result: &Graph, format: Format) -> Result<Graph, Error> {
+    match format {
+        Format::Tflite => Ok(result.clone()),
+        Format::Onnx => format.read(format.write(result)?),
+    }
+}
+
 /// Writes `result` to `output` with its certificate in it, and that one beside it as JSON and as a page; bytes of the file
 /// without it.
 pub(super) fn write(
-    output: &Path,
+    (output, format): (&Path, Format),
     result: &Graph,
     [mut before, mut after]: [Figures; 2],
     making: &Making<'_>,
 ) -> Result<u64, Box<dyn std::error::Error>> {
-    let named = |error: edgeward_perceive::Error| FileError::new(output, error);
-    after.size_bytes = tflite::write(result).map_err(named)?.len() as u64;
+    let named = |error: Error| FileError::new(output, error);
+    after.size_bytes = format.write(result).map_err(named)?.len() as u64;
     let teacher = file_id(making.teacher).map_err(|error| FileError::new(making.teacher, error))?;
     before.size_bytes = teacher.size_bytes;
     let (seen, kept) = making.examples.split();
@@ -50,14 +59,14 @@ pub(super) fn write(
     };
     let size_bytes = after.size_bytes;
     let certificate = Certificate::new(origin, [before, after], making.agreement, result);
-    super::write(output, &certificate.seal(result).map_err(named)?)?;
+    super::write(output, &certificate.seal(result, format).map_err(named)?)?;
     let beside = |extension: &str| -> PathBuf { output.with_extension(extension) };
     super::write(&beside("certificate.json"), certificate.to_json().as_bytes())?;
     super::write(&beside("certificate.html"), certificate.to_html().as_bytes())?;
     Ok(size_bytes)
 }
 
-/// What is known of a network without running it.
-pub(super) fn figures(graph: &Graph, us_per_run: Option<f64>, accuracy: Option<f64>) -> Figures {
-    Figures { size_bytes: 0, multiplications: multiplications(graph), us_per_run, accuracy }
+/// Of a network, but for the size of its file.
+pub(super) fn figures(multiplications: u64, us_per_run: Option<f64>, accuracy: Option<f64>) -> Figures {
+    Figures { size_bytes: 0, multiplications, us_per_run, accuracy }
 }

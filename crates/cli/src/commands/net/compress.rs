@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use edgeward_compress::networks::{
-    Agreement, Equalization, Method, Mixed, Options, Scales, Statistics, calibrate, equalize, mix, quantize,
+    Agreement, Equalization, Method, Mixed, Options, Scales, Statistics, calibrate, equalize, mix,
+    multiplications, quantize,
 };
 use edgeward_perceive::{Graph, Network};
 use serde::Serialize;
@@ -24,20 +25,22 @@ Examples:
   edgeward net compress float.tflite --calibration photographs/ --range 0,255 -o int8.tflite
   edgeward net compress keyword.tflite --calibration features.f32 --method min-max -o int8.tflite
   edgeward net compress detector.tflite --calibration photographs/ --least-sqnr 30 -o mixed.tflite
+  edgeward net compress float.onnx --calibration photographs/ -o int8.onnx
 
 Calibration shows what the network's activations are like: some hundred inputs of the kind that it will see.
 Images are prepared as `edgeward see` does; other files hold float32 numbers, one input after the other. A
 quarter of them is kept to compare the two networks on. What was lost is written into the file, and beside it as
-a certificate, for programs (.certificate.json) and for people (.certificate.html). What is made of an ONNX
-file takes inputs as that does, channels first if need be. Operators that have no eight-bit form stay in floats;
-with --least-sqnr as many others do as make the answers that near.")]
+a certificate, for programs (.certificate.json) and for people (.certificate.html). The output is TFLite or ONNX,
+as its name says, whichever the input was. What is made of an ONNX file takes inputs as that does, channels first
+if need be. Operators that have no eight-bit form stay in floats; with --least-sqnr as many others do as make the
+answers that near.")]
 pub struct Args {
     /// A TFLite or ONNX file of floats
     file: PathBuf,
     /// Images, folders of images, or files of numbers
     #[arg(long, short, required = true, num_args = 1..)]
     calibration: Vec<PathBuf>,
-    /// The TFLite file to write
+    /// The file to write: its name ends in .tflite or .onnx
     #[arg(long, short)]
     output: PathBuf,
     /// How the ranges of activations are found
@@ -218,6 +221,7 @@ fn nearest(
 /// Runs the command.
 pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     let mut progress = Progress::new(verbosity);
+    let format = super::format(&args.output)?;
     let graph = super::read_writable(&args.file, &args.network)?;
     let named = |error: edgeward_perceive::Error| FileError::new(&args.file, error);
     let network = Network::new(&graph, &args.network.options(1)).map_err(named)?;
@@ -248,7 +252,9 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
         progress.finish();
     }
     let float_operators = nearest.float_operators().map_err(named)?;
-    let Candidate { method, equalization, made: Mixed { graph: made, agreement, .. }, .. } = nearest;
+    let Candidate { method, equalization, made: Mixed { graph: made, .. }, .. } = nearest;
+    let written = certify::as_written(&made, format).map_err(named)?;
+    let agreement = Agreement::measure(&graph, &written, &kept).map_err(named)?;
     let name = args.file.file_name().unwrap_or_default().to_string_lossy();
     let making = certify::Making {
         command: format!(
@@ -261,8 +267,8 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
         agreement: &agreement,
         isa: args.network.options(1).isa.name(),
     };
-    let figures = [&graph, &made].map(|graph| certify::figures(graph, None, None));
-    certify::write(&args.output, &made, figures, &making)?;
+    let figures = [&graph, &written].map(|graph| certify::figures(multiplications(graph), None, None));
+    certify::write((&args.output, format), &made, figures, &making)?;
     let report = Report {
         method,
         equalization,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use edgeward_compress::networks::train::{Loss, Options, Step};
 use edgeward_compress::networks::{Agreement, Phase, Plan, accuracy, distill, multiplications};
-use edgeward_perceive::{Graph, Network, tflite};
+use edgeward_perceive::{Graph, Network};
 use serde::Serialize;
 
 use super::{FileError, NetworkArgs, bench, certify, examples};
@@ -34,7 +34,8 @@ The student is the teacher without those channels that matter least (--prune-to)
 (--student), or the teacher itself, which then only learns to bear eight bits. It needs inputs of the kind that
 it will see, some hundreds at least, but no right answers: the teacher's are what it learns. Where the right
 classes are known (--labels or --targets), --loss hard uses them too. A quarter of the inputs is kept to compare
-the networks on. The file appears when all is done, with its certificate beside it; Ctrl-C leaves nothing behind.")]
+the networks on. The file, TFLite or ONNX as its name says, appears when all is done, with its certificate beside
+it; Ctrl-C leaves nothing behind.")]
 pub struct Args {
     /// The teacher: a TFLite or ONNX file of floats
     file: PathBuf,
@@ -75,7 +76,7 @@ pub struct Args {
     /// Leave the student in floats
     #[arg(long)]
     float: bool,
-    /// The TFLite file to write
+    /// The file to write: its name ends in .tflite or .onnx
     #[arg(long, short)]
     output: PathBuf,
     /// Most inputs to use
@@ -148,7 +149,7 @@ impl Args {
 struct Row {
     /// "teacher", "student" or "eight bits".
     network: &'static str,
-    /// Of its TFLite file.
+    /// Of its file.
     bytes: usize,
     multiplications: u64,
     /// On one thread.
@@ -170,6 +171,7 @@ struct Report {
 
 /// Runs the command.
 pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
+    let format = super::format(&args.output)?;
     let teacher = super::read_writable(&args.file, &args.network)?;
     let given = args.student.as_ref().map(|path| super::read_writable(path, &args.network)).transpose()?;
     let named = |error: edgeward_perceive::Error| FileError::new(&args.file, error);
@@ -224,8 +226,14 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     networks.extend(made.eight_bits.as_ref().map(|graph| ("eight bits", graph)));
     let (mut rows, mut agreements) = (Vec::new(), Vec::new());
     for (name, graph) in &networks {
-        let agreement = Agreement::measure(&teacher, graph, &kept).map_err(named)?;
-        let row = measure(name, graph, &agreement, (&kept, kept_classes.as_deref()), args);
+        let bytes = format.write(graph).map_or(0, |bytes| bytes.len());
+        let written = if rows.is_empty() {
+            (*graph).clone()
+        } else {
+            certify::as_written(graph, format).map_err(named)?
+        };
+        let agreement = Agreement::measure(&teacher, &written, &kept).map_err(named)?;
+        let row = measure((name, bytes), &written, &agreement, (&kept, kept_classes.as_deref()), args);
         rows.push(row.map_err(named)?);
         agreements.push(agreement);
     }
@@ -237,9 +245,9 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
         agreement: agreements.last().expect("one for each network"),
         isa: args.network.options(1).isa.name(),
     };
-    let figures = [0, rows.len() - 1]
-        .map(|i| certify::figures(networks[i].1, Some(rows[i].us_per_run), rows[i].accuracy));
-    certify::write(&args.output, result, figures, &making)?;
+    let figures = [&rows[0], &rows[rows.len() - 1]]
+        .map(|row| certify::figures(row.multiplications, Some(row.us_per_run), row.accuracy));
+    certify::write((&args.output, format), result, figures, &making)?;
     let report =
         Report { output: args.output.clone(), n_taught: seen.len(), n_compared: kept.len(), networks: rows };
     if args.json { output::print_json(&report) } else { print(&report) }
@@ -256,7 +264,7 @@ fn describe(phase: Phase) -> String {
 
 /// A network that agrees with its teacher so far.
 fn measure(
-    name: &'static str,
+    (name, bytes): (&'static str, usize),
     graph: &Graph,
     agreement: &Agreement,
     (kept, classes): (&[Vec<Vec<f32>>], Option<&[usize]>),
@@ -266,7 +274,7 @@ fn measure(
     let times = bench::measure(&mut network, MEASURED)?;
     Ok(Row {
         network: name,
-        bytes: tflite::write(graph).map_or(0, |bytes| bytes.len()),
+        bytes,
         multiplications: multiplications(graph),
         us_per_run: times[times.len() / 2].as_secs_f64() * 1e6,
         same_top_1: agreement.top_1,

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use clap::{Subcommand, ValueEnum};
 use edgeward_perceive::network::Port;
 use edgeward_perceive::onnx::{self, Settings};
-use edgeward_perceive::{Arithmetic, Graph, Network, Options, tflite};
+use edgeward_perceive::{Arithmetic, Format, Graph, Network, Options, tflite};
 
 use crate::Outcome;
 use crate::store::Verbosity;
@@ -148,13 +148,19 @@ pub(super) fn read(path: &Path, args: &NetworkArgs) -> Result<Graph, FileError> 
             return Err(format!("it has {size_bytes} bytes, and {MAX_FILE_BYTES} are the most").into());
         }
         let bytes = std::fs::read(path)?;
-        let is_onnx = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx"));
-        if is_onnx && bytes.get(4..8) != Some(b"TFL3") {
+        if Format::of_path(path) == Some(Format::Onnx) && Format::of_content(&bytes) == Format::Onnx {
             return Ok(onnx::read(&bytes.into(), &args.settings())?);
         }
         Ok(tflite::read(bytes.into())?)
     };
     read().map_err(|source| FileError::new(path, source))
+}
+
+/// The format of a file that is to be written, by its name.
+pub(super) fn format(output: &Path) -> Result<Format, FileError> {
+    Format::of_path(output).ok_or_else(|| {
+        FileError::new(output, "its name says no format to write: give it one that ends in .tflite or .onnx")
+    })
 }
 
 /// Reads the network at `path` as one that can be written as TFLite.

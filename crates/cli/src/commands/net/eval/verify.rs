@@ -89,7 +89,7 @@ fn verify(
     let classes: Option<Vec<usize>> = classes.map(|classes| kept.iter().map(|i| classes[*i]).collect());
     let kept: Vec<Vec<Vec<f32>>> = kept.iter().map(|i| examples.values[*i].clone()).collect();
     let result = read(path, &args.network)?;
-    Ok(certificate.verify([teacher_graph, &result], &kept, classes.as_deref()).map_err(named)?)
+    Ok(certificate.verify([teacher_graph, &result], &bytes, &kept, classes.as_deref()).map_err(named)?)
 }
 
 fn print(verifications: &[Verification<'_>]) -> Outcome {
