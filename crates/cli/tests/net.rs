@@ -286,6 +286,56 @@ fn channels_first_becomes_eight_bits() {
 }
 
 #[test]
+fn as_much_as_is_asked_for_stays_in_floats() {
+    let sandbox = Sandbox::new();
+    let [inputs, _] = shapes(&sandbox, 60);
+    let float = model("mnist_valid_f.tflite");
+    let (all, mixed) = (sandbox.path("all.tflite"), sandbox.path("mixed.tflite"));
+    let [all, mixed] = [&all, &mixed].map(|path| path.to_str().unwrap());
+    let compress = |output: &str, args: &[&str]| -> Value {
+        let command = ["net", "compress", &float, "--calibration", &inputs, "-o", output, "--json"];
+        serde_json::from_str(&sandbox.run(&[&command[..], args].concat()).success()).unwrap()
+    };
+    let every_way = compress(all, &[]);
+    let [sqnr, more] = [0.0, 1.0].map(|more| every_way["sqnr_db"].as_f64().unwrap() + more);
+    assert_eq!(every_way["float_operators"], serde_json::json!([]), "{every_way}");
+    for (method, equalization) in [("kl", "all"), ("min-max", "none")] {
+        let one = compress(mixed, &["--method", method, "--equalization", equalization]);
+        assert_eq!((&one["method"], &one["equalization"]), (&method.into(), &equalization.into()));
+        assert!(one["sqnr_db"].as_f64() <= Some(sqnr), "the nearest was chosen: {one}");
+    }
+    let report = compress(mixed, &["--least-sqnr", &more.to_string()]);
+    assert!(report["sqnr_db"].as_f64() >= Some(more), "{report}");
+    let floats = report["float_operators"].as_array().unwrap();
+    assert!(
+        !floats.is_empty() && floats.len() < report["n_operators"].as_u64().unwrap() as usize,
+        "{report}"
+    );
+    assert!(report["bytes_after"].as_u64() > every_way["bytes_after"].as_u64(), "{report}");
+    let shown = sandbox.run(&["net", "inspect", mixed]).success();
+    assert!(shown.contains("QUANTIZE"), "{shown}");
+    let verify = ["net", "eval", &float, mixed, "--verify", "--inputs", &inputs];
+    assert!(sandbox.run(&verify).success().contains("the certificate holds"));
+}
+
+#[test]
+fn many_inputs_are_answered_in_order() {
+    let sandbox = Sandbox::new();
+    let [inputs, _] = shapes(&sandbox, 40);
+    let network = model("mnist_valid_f.tflite");
+    let one = sandbox.run(&["net", "run", &network, &inputs, "--json"]).success();
+    let three = sandbox.run(&["net", "run", &network, &inputs, "--json", "--parallel", "3"]).success();
+    assert!(one == three && one.lines().count() == 40, "{three}");
+    // What was asked before the input that is too short is answered.
+    let mut bytes = std::fs::read(&inputs).unwrap();
+    bytes.truncate(bytes.len() - 4);
+    std::fs::write(&inputs, bytes).unwrap();
+    let cut = sandbox.run(&["net", "run", &network, &inputs, "--json", "--parallel", "3"]);
+    assert_eq!(cut.stdout, one.lines().take(39).map(|line| format!("{line}\n")).collect::<String>());
+    assert!(cut.code == Some(1) && cut.stderr.contains("ends after 3132"), "{}", cut.stderr);
+}
+
+#[test]
 fn what_is_no_network_is_refused() {
     let sandbox = Sandbox::new();
     let file = sandbox.path("file.tflite");

@@ -20,6 +20,10 @@ impl Scales {
     /// # Errors
     /// If no operator has an eight-bit form here, or an input is no float.
     pub fn choose(graph: &Graph, statistics: &Statistics, options: &Options) -> Result<Scales, Error> {
+        let is_float = |id: &TensorId| graph.tensors[*id].element_type == ElementType::F32;
+        if let Some(id) = graph.inputs.iter().find(|id| !is_float(id)) {
+            return Err(unsupported(graph, *id, "an input that is no float"));
+        }
         let scales =
             Scales { by_tensor: vec![None; graph.tensors.len()], is_float: floats(graph, &options.floats)? };
         Choice { graph, statistics, options, producers: Producers::new(graph), scales }.make()
@@ -77,9 +81,6 @@ impl Choice<'_> {
     fn make(mut self) -> Result<Scales, Error> {
         let graph = self.graph;
         for id in &graph.inputs {
-            if graph.tensors[*id].element_type != ElementType::F32 {
-                return Err(unsupported(graph, *id, "an input that is no float"));
-            }
             // What comes from outside is not cut off.
             let range = self.options.input_range.or_else(|| self.statistics.range(*id, Method::MinMax));
             let range = range.ok_or_else(|| unsupported(graph, *id, "an input that was not seen"))?;
