@@ -1,6 +1,6 @@
 //! Eight bits where they do little harm, floats where they do much.
 
-use edgeward_perceive::graph::Node;
+use edgeward_perceive::graph::{ElementType, Node, TensorId};
 use edgeward_perceive::{Error, Graph};
 
 use super::prune::multiplications_of;
@@ -9,6 +9,9 @@ use super::{Agreement, Options, Scales, Statistics, is_of_shapes, quantize, quan
 
 /// Examples on which the harm of each operator is measured.
 const N_PROBES: usize = 32;
+
+/// How many multiplications of a layer an element costs that is converted or written: a layer's run sixteen at a time.
+const ELEMENT_COST: u64 = 16;
 
 /// A network in eight bits but for some operators.
 #[derive(Clone, Debug)]
@@ -24,8 +27,10 @@ pub struct Mixed {
 /// As much of `graph` in eight bits as leaves its answers to `kept` within `least_sqnr_db` decibels; `seen` are the examples
 /// of its `statistics`.
 ///
-/// Each operator is brought to eight bits alone, and what that does to the answers is its harm. Those that harm most for the
-/// work they save stay in floats, as few as suffice. `progress` is told how many of how many operators are measured.
+/// As few operators as suffice stay in floats, taken in one of three orders: by the harm that each does if it is brought to
+/// eight bits alone, from the network's beginning, or from its end; the order after which floats cost least wins. A lone
+/// operator in floats gains little, as its neighbours' bytes are all it is given and asked for; the two ends are the regions
+/// with the fewest conversions. `progress` is told how many of how many operators are measured.
 ///
 /// # Errors
 /// As [`quantize`].
@@ -38,33 +43,55 @@ pub fn mix(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Mixed, Error> {
     let attempt = |floats: &[usize]| -> Result<Mixed, Error> {
-        let options = Options { floats: floats.to_vec(), ..options.clone() };
+        let floats = floats.iter().chain(&options.floats).copied().collect();
+        let options = Options { floats, ..options.clone() };
         let made = quantize(graph, statistics, seen, &options)?;
         let agreement = Agreement::measure(graph, &made, kept)?;
         Ok(Mixed { graph: made, options, agreement })
     };
     let suffices = |mixed: &Mixed| mixed.agreement.sqnr_db >= least_sqnr_db;
-    let mut best = attempt(&options.floats)?;
-    if suffices(&best) {
-        return Ok(best);
+    let without = attempt(&[])?;
+    if suffices(&without) {
+        return Ok(without);
     }
-    let order = by_harm(graph, statistics, &seen[..seen.len().min(N_PROBES)], options, progress)?;
-    // With the first `too_few` it is not enough, with the first `enough` it is; all in floats always is.
-    let (mut too_few, mut enough) = (0, order.len());
-    best = attempt(&order)?;
-    while enough - too_few > 1 {
-        let n = too_few.midpoint(enough);
-        let mixed = attempt(&order[..n])?;
-        if suffices(&mixed) {
-            (enough, best) = (n, mixed);
-        } else {
-            too_few = n;
+    let by_harm = by_harm(graph, statistics, &seen[..seen.len().min(N_PROBES)], options, progress)?;
+    let mut from_beginning = by_harm.clone();
+    from_beginning.sort_unstable();
+    let from_end = from_beginning.iter().rev().copied().collect();
+    // All in floats is always enough.
+    let mut best = attempt(&by_harm)?;
+    for order in [by_harm, from_beginning, from_end] {
+        // With the first `too_few` it is not enough, with the first `enough` it is.
+        let (mut too_few, mut enough) = (0, order.len());
+        while enough - too_few > 1 {
+            let n = too_few.midpoint(enough);
+            let mixed = attempt(&order[..n])?;
+            if !suffices(&mixed) {
+                too_few = n;
+                continue;
+            }
+            enough = n;
+            if cost(&mixed.graph) < cost(&best.graph) {
+                best = mixed;
+            }
         }
     }
     Ok(best)
 }
 
-/// The operators that may be in eight bits or not, those that harm most for their work first.
+/// What floats cost, in multiplications: those of the operators that work on them, and the elements that these, conversions
+/// among them, give.
+fn cost(graph: &Graph) -> u64 {
+    let is_float = |id: &TensorId| graph.tensors[*id].element_type == ElementType::F32;
+    let has_floats = |node: &&Node| node.inputs.iter().flatten().chain(&node.outputs).any(is_float);
+    let work = |node: &Node| {
+        let n_elements = graph.tensors[node.outputs[0]].n_elements() as u64;
+        multiplications_of(graph, node).unwrap_or(0) + ELEMENT_COST * n_elements
+    };
+    graph.nodes.iter().filter(has_floats).map(work).sum()
+}
+
+/// The operators that may be in eight bits or not, those that harm most first.
 fn by_harm(
     graph: &Graph,
     statistics: &Statistics,
@@ -85,15 +112,10 @@ fn by_harm(
         let options = Options { floats: floats.collect(), ..options.clone() };
         let alone = quantize_with(graph, &Scales::choose(graph, statistics, &options)?, None)?;
         let error = Agreement::measure(graph, &alone, probes)?.squared_error;
-        harms.push((*idx, error / work(graph, &graph.nodes[*idx]) as f64));
+        harms.push((*idx, error));
     }
     harms.sort_by(|a, b| b.1.total_cmp(&a.1));
     Ok(harms.into_iter().map(|(idx, _)| idx).collect())
-}
-
-/// Multiplications, and elements of the result.
-fn work(graph: &Graph, node: &Node) -> u64 {
-    multiplications_of(graph, node).unwrap_or(0) + graph.tensors[node.outputs[0]].n_elements() as u64
 }
 
 #[cfg(test)]
