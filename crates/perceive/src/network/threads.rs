@@ -22,10 +22,11 @@ const USUAL_COST: Duration = Duration::from_micros(2);
 /// How many times its cost handing out must save: bytes that go from cache to cache come on top of the signals
 /// (`docs/benchmarks/2026-11-29-perceive.md`).
 const WORTHWHILE: f64 = 2.0;
-/// Whole runs on the calling thread and as chosen, in turn, whose medians decide.
-const TRIALS: usize = 15;
-/// Fewer say nothing.
-const MIN_TRIALS: usize = 3;
+/// For so long whole runs are tried, on the calling thread and as chosen, in turn: longer than threads that were late are left
+/// alone ([`Pool`]).
+const TRIAL: Duration = Duration::from_millis(12);
+/// Of that, one turn of each; a core that slept may take half a millisecond to wake.
+const TURN: Duration = Duration::from_micros(1500);
 /// What all threads together must save of a run: less is lost again, with interest, whenever other work takes a core.
 const LEAST_SAVED: f64 = 0.1;
 
@@ -84,16 +85,32 @@ impl Threads {
         if !chosen.contains(&true) {
             return false;
         }
+        if timed(|| self.run(steps, memory, isa)) > MOST {
+            return true;
+        }
         let nothing = vec![false; chosen.len()];
-        let (start, mut alone, mut shared) = (Instant::now(), Vec::new(), Vec::new());
-        while alone.len() < TRIALS && start.elapsed() < MOST {
-            for (is_shared, times) in [(&nothing[..], &mut alone), (chosen, &mut shared)] {
+        // Of the best turn: other work only ever makes them longer.
+        let (mut alone, mut shared) = (Duration::MAX, Duration::MAX);
+        let start = Instant::now();
+        while start.elapsed() < TRIAL {
+            for (is_shared, best) in [(&nothing[..], &mut alone), (chosen, &mut shared)] {
                 self.is_shared.copy_from_slice(is_shared);
-                times.push(timed(|| self.run(steps, memory, isa)));
+                *best = self.turn(steps, memory, isa).min(*best);
             }
         }
         self.is_shared.fill(false);
-        alone.len() < MIN_TRIALS || median(shared) <= median(alone).mul_f64(1.0 - LEAST_SAVED)
+        shared <= alone.mul_f64(1.0 - LEAST_SAVED)
+    }
+
+    /// The median of the runs in the second half of a turn.
+    fn turn(&mut self, steps: &[Box<dyn Step>], memory: &mut Memory, isa: Isa) -> Duration {
+        let (start, mut times) = (Instant::now(), Vec::new());
+        while start.elapsed() < TURN {
+            times.push(timed(|| self.run(steps, memory, isa)));
+        }
+        let mut late = times.split_off(times.len() / 2);
+        late.sort_unstable();
+        late[late.len() / 2]
     }
 }
 
@@ -101,11 +118,6 @@ fn timed(run: impl FnOnce()) -> Duration {
     let start = Instant::now();
     run();
     start.elapsed()
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
 }
 
 /// Whether a step that takes `time` alone is faster on all threads.
