@@ -5,7 +5,7 @@ use edgeward_perceive::{Error, Graph};
 
 use super::prune::multiplications_of;
 use super::quantize::only_moves;
-use super::{Agreement, Options, Scales, Statistics, is_of_shapes, quantize, quantize_with};
+use super::{Agreement, Example, Options, Scales, Statistics, is_of_shapes, quantize, quantize_with};
 
 /// Examples on which the harm of each operator is measured.
 const N_PROBES: usize = 32;
@@ -37,7 +37,7 @@ pub struct Mixed {
 pub fn mix(
     graph: &Graph,
     statistics: &Statistics,
-    (seen, kept): (&[Vec<Vec<f32>>], &[Vec<Vec<f32>>]),
+    (seen, kept): (&[Example], &[Example]),
     options: &Options,
     least_sqnr_db: f64,
     progress: &mut dyn FnMut(usize, usize),
@@ -95,7 +95,7 @@ fn cost(graph: &Graph) -> u64 {
 fn by_harm(
     graph: &Graph,
     statistics: &Statistics,
-    probes: &[Vec<Vec<f32>>],
+    probes: &[Example],
     options: &Options,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<usize>, Error> {

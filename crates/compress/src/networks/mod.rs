@@ -38,6 +38,9 @@ pub use statistics::{Method, Statistics, calibrate};
 use edgeward_perceive::graph::{ElementType, Node, TensorId};
 use edgeward_perceive::{Error, Graph, Network};
 
+/// All inputs of a network for one run, `[n_inputs][n_elements]`.
+pub type Example = Vec<Vec<f32>>;
+
 /// Whether a node computes shapes, which are known, and integers.
 fn is_of_shapes(graph: &Graph, node: &Node) -> bool {
     graph.tensors[node.outputs[0]].element_type == ElementType::I32

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use edgeward_compress::networks::{
-    Agreement, Equalization, Method, Mixed, Options, Scales, Statistics, calibrate, equalize, mix,
+    Agreement, Equalization, Example, Method, Mixed, Options, Scales, Statistics, calibrate, equalize, mix,
     multiplications, quantize,
 };
 use edgeward_perceive::{Graph, Network};
@@ -187,7 +187,7 @@ impl Candidate {
 fn nearest(
     args: &Args,
     graph: &Graph,
-    (seen, kept): (&[Vec<Vec<f32>>], &[Vec<Vec<f32>>]),
+    (seen, kept): (&[Example], &[Example]),
     input_range: Option<(f32, f32)>,
 ) -> Result<Candidate, edgeward_perceive::Error> {
     let mut best: Option<Candidate> = None;
@@ -227,9 +227,8 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     let network = Network::new(&graph, &args.network.options(1)).map_err(named)?;
     let examples = examples::read(&args.calibration, &network, &args.pictures, args.examples as usize)?;
     let (seen, kept) = examples.split();
-    let pick = |part: Vec<usize>| -> Vec<Vec<Vec<f32>>> {
-        part.into_iter().map(|i| examples.values[i].clone()).collect()
-    };
+    let pick =
+        |part: Vec<usize>| -> Vec<Example> { part.into_iter().map(|i| examples.values[i].clone()).collect() };
     let (seen, kept) = (pick(seen), pick(kept));
     progress.note(&format!("Calibrating on {} inputs, comparing on {}", seen.len(), kept.len()));
     let input_range = examples.input_range(&args.pictures);
