@@ -88,7 +88,9 @@ struct Answer<'a> {
 
 /// Who answers.
 enum Who {
-    One(Queue),
+    One(Box<Network>),
+    /// The same network for several inputs at the same time.
+    Same(Queue),
     /// All stages have the inputs of the first network.
     Several(Cascade),
 }
@@ -97,9 +99,12 @@ impl Who {
     fn new(args: &Args) -> Result<Who, Box<dyn std::error::Error>> {
         let n_threads = usize::from(args.threads);
         if args.with.is_empty() && args.then.is_empty() {
+            if args.parallel == 1 {
+                return Ok(Who::One(Box::new(super::open(&args.file, &args.network, n_threads)?)));
+            }
             let graph = super::read(&args.file, &args.network)?;
             let queue = Queue::new(&graph, &args.network.options(n_threads), usize::from(args.parallel));
-            return Ok(Who::One(queue.map_err(|error| FileError::new(&args.file, error))?));
+            return Ok(Who::Same(queue.map_err(|error| FileError::new(&args.file, error))?));
         }
         let open = |path: &PathBuf| super::open(path, &args.network, n_threads);
         let mut members = vec![open(&args.file)?];
@@ -115,7 +120,8 @@ impl Who {
 
     fn inputs(&self) -> &[Port] {
         match self {
-            Who::One(queue) => queue.inputs(),
+            Who::One(network) => network.inputs(),
+            Who::Same(queue) => queue.inputs(),
             Who::Several(cascade) => cascade.stages()[0].members()[0].inputs(),
         }
     }
@@ -123,15 +129,16 @@ impl Who {
     /// Bytes of each input.
     fn input_sizes(&self) -> Vec<usize> {
         let size_of = |port: &Port| match self {
-            Who::One(_) => port.n_elements() * port.element_type.size_bytes(),
             Who::Several(_) => port.n_elements() * size_of::<f32>(),
+            _ => port.n_elements() * port.element_type.size_bytes(),
         };
         self.inputs().iter().map(size_of).collect()
     }
 
     fn outputs(&self) -> &[Port] {
         match self {
-            Who::One(queue) => queue.outputs(),
+            Who::One(network) => network.outputs(),
+            Who::Same(queue) => queue.outputs(),
             Who::Several(cascade) => &cascade.stages()[0].members()[0].outputs()[..1],
         }
     }
@@ -213,10 +220,18 @@ fn answer_all(
 ) -> Outcome {
     let sizes = who.input_sizes();
     let shown = path.display().to_string();
+    let is_raw = sink.file.is_some();
     match who {
-        Who::One(queue) => {
+        Who::One(network) => {
+            let mut idx = 0;
+            each_input(path, &mut source, sizes.iter().sum(), |bytes| {
+                sink.put((&shown, idx), None, &ask(network, &sizes, bytes, is_raw)?)?;
+                idx += 1;
+                Ok(())
+            })
+        }
+        Who::Same(queue) => {
             let sizes: Arc<[usize]> = sizes.into();
-            let is_raw = sink.file.is_some();
             let mut pending = VecDeque::new();
             let mut n_answered = 0;
             let mut put_first = |pending: &mut VecDeque<Pending<_>>| -> Outcome {
@@ -229,7 +244,8 @@ fn answer_all(
             let all_read = each_input(path, &mut source, sizes.iter().sum(), |bytes| {
                 let (sizes, bytes) = (Arc::clone(&sizes), bytes.to_vec());
                 pending.push_back(queue.submit(move |network| ask(network, &sizes, &bytes, is_raw)));
-                if pending.len() >= n_parallel { put_first(&mut pending) } else { Ok(()) }
+                // So many wait that no worker has to.
+                if pending.len() >= 2 * n_parallel { put_first(&mut pending) } else { Ok(()) }
             });
             while !pending.is_empty() {
                 put_first(&mut pending)?;
