@@ -140,13 +140,13 @@ mod tests {
         assert!(!pays(us(0), us(1), 2));
     }
 
-    /// A step that is long enough to be handed out, and that other threads can take nothing of.
+    /// A step that is long enough to be handed out, whatever that costs, and that other threads can take nothing of.
     struct Indivisible;
 
     impl Step for Indivisible {
         fn run(&self, _: &mut Memory, _: &mut Pool, _: Isa) {
             let start = Instant::now();
-            while start.elapsed() < Duration::from_micros(50) {}
+            while start.elapsed() < Duration::from_micros(400) {}
         }
     }
 
