@@ -85,7 +85,8 @@ impl Threads {
         if !chosen.contains(&true) {
             return false;
         }
-        if timed(|| self.run(steps, memory, isa)) > MOST {
+        // Each of a few runs: one may be long because of other work.
+        if (0..3).all(|_| timed(|| self.run(steps, memory, isa)) > MOST) {
             return true;
         }
         let nothing = vec![false; chosen.len()];
