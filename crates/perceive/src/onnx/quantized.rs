@@ -53,10 +53,10 @@ impl Affine {
     }
 }
 
-/// Weights as signed bytes without a zero point, or `None` where they are none.
+/// Weights as signed bytes without a zero point, or `None` where they are none, or have too few zero points.
 fn signed(values: &[i64], zeros: &[i64], channel: impl Fn(usize) -> usize) -> Option<Vec<i8>> {
-    let zero = |i: usize| if zeros.len() == 1 { zeros[0] } else { zeros[channel(i)] };
-    values.iter().enumerate().map(|(i, value)| i8::try_from(value.checked_sub(zero(i))?).ok()).collect()
+    let zero = |i: usize| if zeros.len() == 1 { zeros.first() } else { zeros.get(channel(i)) };
+    values.iter().enumerate().map(|(i, value)| i8::try_from(value.checked_sub(*zero(i)?)?).ok()).collect()
 }
 
 impl Builder<'_> {
