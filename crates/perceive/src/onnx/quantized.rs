@@ -345,7 +345,7 @@ impl Builder<'_> {
         let per_channel = values.len() / weights.shape.first().copied().unwrap_or(1).max(1);
         let bytes = signed(values, &by.zeros, |i| i / per_channel.max(1));
         let bytes = bytes
-            .ok_or_else(|| Error::unsupported(place, "weights that with their zero point are no bytes"))?;
+            .ok_or_else(|| Error::unsupported(place, "weights that with their zero points are no bytes"))?;
         let bias = match inputs.get(8).and_then(Option::as_ref).map(|item| &item.data) {
             None => Bias::Floats(None),
             Some(Data::Ints(values)) => Bias::Ints(values.iter().map(|value| *value as i32).collect()),
@@ -376,7 +376,7 @@ impl Builder<'_> {
         };
         let bytes = signed(values, &by.zeros, |i| i % n.max(1));
         let bytes = bytes
-            .ok_or_else(|| Error::unsupported(place, "weights that with their zero point are no bytes"))?;
+            .ok_or_else(|| Error::unsupported(place, "weights that with their zero points are no bytes"))?;
         let layer = (bytes, [k, n], by.scales, false);
         self.byte_matmul(rows, layer, Bias::Floats(None), (from, to, Activation::None), place)
     }

@@ -57,15 +57,21 @@ fn typed(number: u64, name: &str, shape: &[i64], kind: i64) -> Vec<u8> {
     field(number, &[field(1, name.as_bytes()), field(2, &kind)].concat())
 }
 
+/// A tensor among the weights.
+fn tensor(name: &str, kind: i64, dims: &[i64], raw: &[u8]) -> Vec<u8> {
+    let dims = dims.iter().flat_map(|dim| int(1, *dim)).collect();
+    field(5, &[dims, int(2, kind), field(8, name.as_bytes()), field(9, raw)].concat())
+}
+
 /// A list of integers among the weights.
 fn weights(name: &str, values: &[i64]) -> Vec<u8> {
     let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    field(5, &[int(1, values.len() as i64), int(2, 7), field(8, name.as_bytes()), field(9, &raw)].concat())
+    tensor(name, kind::INT64, &[values.len() as i64], &raw)
 }
 
 /// A single number among the weights.
 fn number(name: &str, kind: i64, raw: &[u8]) -> Vec<u8> {
-    field(5, &[int(2, kind), field(8, name.as_bytes()), field(9, raw)].concat())
+    tensor(name, kind, &[], raw)
 }
 
 fn model(graph: &[Vec<u8>]) -> Vec<u8> {
@@ -223,6 +229,33 @@ fn types_say_whether_bytes_are_signed() {
     }
     let there = [node("QuantizeLinear", &["x", "s"], "b", &[]), back].concat();
     assert_eq!(zeros(&[x, y, scale, there]), [-128], "unsigned where nothing says otherwise");
+}
+
+#[test]
+fn as_many_zero_points_as_channels() {
+    let halves = |n: usize| 0.5f32.to_le_bytes().repeat(n);
+    let convolution = |n: usize| {
+        let (scales, zeros) = (
+            tensor("ws", kind::FLOAT, &[n as i64], &halves(n)),
+            tensor("wz", kind::INT8, &[n as i64], &vec![0; n]),
+        );
+        let inputs = ["x", "s", "z", "w", "ws", "wz", "s", "z"];
+        vec![
+            typed(11, "x", &[1, 1, 2, 2], kind::INT8),
+            typed(12, "y", &[1, 3, 2, 2], kind::INT8),
+            number("s", kind::FLOAT, &halves(1)),
+            number("z", kind::INT8, &[0]),
+            tensor("w", kind::INT8, &[3, 1, 1, 1], &[1, 2, 3]),
+            scales,
+            zeros,
+            node("QLinearConv", &inputs, "y", &[]),
+        ]
+    };
+    for n in [1, 3] {
+        read_bytes(&model(&convolution(n))).unwrap();
+    }
+    // What the fuzzer found: an index beyond the zero points.
+    refused(&convolution(2), "weights that with their zero points are no bytes");
 }
 
 #[test]
