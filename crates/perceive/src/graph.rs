@@ -188,6 +188,12 @@ pub enum Padding {
     },
 }
 
+/// What [`Padding::Same`] adds in all, and before; `stride` is at least 1.
+pub(crate) fn same_padding(len: usize, extent: usize, stride: usize) -> (usize, usize) {
+    let total = ((len.div_ceil(stride).max(1) - 1) * stride).saturating_add(extent).saturating_sub(len);
+    (total, total / 2)
+}
+
 /// A function of one number.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[allow(missing_docs, reason = "functions that everybody knows by these names")]

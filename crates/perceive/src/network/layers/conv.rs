@@ -11,7 +11,9 @@ use edgeward_kernels::{Isa, Pool};
 
 use super::pointwise::{Filling, PadStep};
 use crate::error::Error;
-use crate::graph::{Activation, Constant, ElementType, Node, Padding, Sliding, Tensor, checked_size};
+use crate::graph::{
+    Activation, Constant, ElementType, Node, Padding, Sliding, Tensor, checked_size, same_padding,
+};
 use crate::network::lower::{Affine, Images, Lowering, Operand};
 use crate::network::memory::{Memory, ValueId};
 use crate::network::{Arithmetic, Step};
@@ -316,12 +318,6 @@ impl Geometry {
         }
         Ok(io)
     }
-}
-
-/// What is added in all, and before: TFLite's SAME.
-pub fn same_padding(len: usize, extent: usize, stride: usize) -> (usize, usize) {
-    let total = ((len.div_ceil(stride).max(1) - 1) * stride).saturating_add(extent).saturating_sub(len);
-    (total, total / 2)
 }
 
 /// The constants of a layer.

@@ -4,9 +4,8 @@ use edgeward_kernels::memory::{floats, floats_mut};
 use edgeward_kernels::net::{Mean8, Pooling, Requant, mean8, mean32};
 use edgeward_kernels::{Isa, Pool, Vectorized};
 
-use super::conv::same_padding;
 use crate::error::Error;
-use crate::graph::{Activation, ElementType, Node, Padding, Sliding};
+use crate::graph::{Activation, ElementType, Node, Padding, Sliding, same_padding};
 use crate::network::Step;
 use crate::network::lower::{Affine, Images, Lowering};
 use crate::network::memory::{Memory, ValueId};

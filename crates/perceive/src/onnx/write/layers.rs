@@ -1,10 +1,11 @@
 //! What has weights or windows: convolutions, dense layers, pools, means, products of matrices, recurrent layers.
 
+use super::super::operators::axis;
 use super::Writer;
 use super::file::Attribute;
 use super::values::Layout;
 use crate::error::Error;
-use crate::graph::{Activation, ElementType, Node, Op, Padding, Reduction, Sliding, TensorId};
+use crate::graph::{Activation, ElementType, Node, Op, Padding, Reduction, Sliding, TensorId, same_padding};
 
 impl Writer<'_> {
     /// A convolution; of each channel alone where it has a `multiplier`.
@@ -177,12 +178,8 @@ impl Writer<'_> {
     pub fn mean(&mut self, node: &Node, keeps_dims: bool) -> Result<(), Error> {
         let n_dims = self.tensor(self.input(node, 0)?).shape.len();
         let axes = self.known_ints(node, 1)?;
-        let from_start = |axis: &i32| {
-            let axis = if *axis < 0 { i64::from(*axis) + n_dims as i64 } else { i64::from(*axis) };
-            usize::try_from(axis).ok().filter(|axis| *axis < n_dims)
-        };
-        let axes: Option<Vec<usize>> = axes.iter().map(from_start).collect();
-        let axes = axes.ok_or_else(|| self.malformed("it has no such dimensions"))?;
+        let axes = axes.iter().map(|at| axis((*at).into(), n_dims, &self.place));
+        let axes = axes.collect::<Result<Vec<usize>, Error>>()?;
         self.reduce(node, Reduction::Mean, &axes, keeps_dims)
     }
 
@@ -275,11 +272,10 @@ fn pads(sliding: &Sliding, size: [usize; 2], image: [usize; 4]) -> [usize; 4] {
         Padding::Same => {
             let mut pads = [0; 4];
             for axis in 0..2 {
-                let (len, stride) = (image[axis + 1], sliding.stride[axis].max(1));
                 let extent = size[axis].saturating_sub(1).saturating_mul(sliding.dilation[axis]);
-                let reach = (len.div_ceil(stride).max(1) - 1).saturating_mul(stride);
-                let total = reach.saturating_add(extent).saturating_add(1).saturating_sub(len);
-                (pads[axis], pads[axis + 2]) = (total / 2, total - total / 2);
+                let extent = extent.saturating_add(1);
+                let (total, before) = same_padding(image[axis + 1], extent, sliding.stride[axis].max(1));
+                (pads[axis], pads[axis + 2]) = (before, total - before);
             }
             pads
         }

@@ -1,6 +1,6 @@
 //! Elements in other places: padded, cut out, repeated, in another order or shape, side by side.
 
-use super::super::model::kind;
+use super::super::{model::kind, operators};
 use super::Writer;
 use super::file::Attribute;
 use super::values::{Layout, Padded};
@@ -174,9 +174,7 @@ impl Writer<'_> {
         let ids: Vec<TensorId> =
             (0..node.inputs.len()).map(|idx| self.input(node, idx)).collect::<Result<_, _>>()?;
         let n_dims = self.tensor(output).shape.len();
-        let at = if axis < 0 { i64::from(axis) + n_dims as i64 } else { i64::from(axis) };
-        let at = usize::try_from(at).ok().filter(|at| *at < n_dims);
-        let at = at.ok_or_else(|| self.malformed(format!("there is no dimension {axis} of {n_dims}")))?;
+        let at = operators::axis(axis.into(), n_dims, &self.place)?;
         let layout = if n_dims == 4 { self.layout(&ids) } else { Layout::Last };
         let is_moved = self.moves_only(&ids, output);
         let mut names = Vec::new();
