@@ -132,8 +132,7 @@ fn scales(
     let some: Vec<Vec<Vec<f32>>> = examples.iter().step_by(step).cloned().collect();
     let statistics = calibrate(graph, &some)?;
     let mut best: Option<(f64, Scales)> = None;
-    let percentile = Method::Percentile { outside: OUTSIDE };
-    for method in [Method::MinMax, percentile, Method::LeastSquares, Method::Divergence] {
+    for method in Method::all(OUTSIDE) {
         let options = Options { method, input_range, corrects_bias: false, floats: Vec::new() };
         let scales = Scales::choose(graph, &statistics, &options)?;
         let rounded = quantize_with(graph, &scales, None)?;

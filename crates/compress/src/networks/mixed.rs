@@ -24,8 +24,8 @@ pub struct Mixed {
     pub agreement: Agreement,
 }
 
-/// As much of `graph` in eight bits as leaves its answers to `kept` within `least_sqnr_db` decibels; `seen` are the examples
-/// of its `statistics`.
+/// As much of `graph` in eight bits as leaves its answers to `kept` within `least_sqnr_db` decibels: `made`, if that is near
+/// enough, which [`quantize`] has made of it; else some more in floats. `seen` are the examples of its `statistics`.
 ///
 /// As few operators as suffice stay in floats, taken in one of three orders: by the harm that each does if it is brought to
 /// eight bits alone, from the network's beginning, or from its end; the order after which floats cost least wins. A lone
@@ -38,10 +38,15 @@ pub fn mix(
     graph: &Graph,
     statistics: &Statistics,
     (seen, kept): (&[Example], &[Example]),
-    options: &Options,
+    made: Mixed,
     least_sqnr_db: f64,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Mixed, Error> {
+    let suffices = |mixed: &Mixed| mixed.agreement.sqnr_db >= least_sqnr_db;
+    if suffices(&made) {
+        return Ok(made);
+    }
+    let options = &made.options;
     let attempt = |floats: &[usize]| -> Result<Mixed, Error> {
         let floats = floats.iter().chain(&options.floats).copied().collect();
         let options = Options { floats, ..options.clone() };
@@ -49,11 +54,6 @@ pub fn mix(
         let agreement = Agreement::measure(graph, &made, kept)?;
         Ok(Mixed { graph: made, options, agreement })
     };
-    let suffices = |mixed: &Mixed| mixed.agreement.sqnr_db >= least_sqnr_db;
-    let without = attempt(&[])?;
-    if suffices(&without) {
-        return Ok(without);
-    }
     let by_harm = by_harm(graph, statistics, &seen[..seen.len().min(N_PROBES)], options, progress)?;
     let mut from_beginning = by_harm.clone();
     from_beginning.sort_unstable();
@@ -132,11 +132,14 @@ mod tests {
             let statistics = calibrate(&graph, seen).unwrap();
             let options =
                 Options { method: Method::MinMax, input_range: None, corrects_bias: true, floats: vec![] };
-            let all = quantize(&graph, &statistics, seen, &options).unwrap();
-            let all = Agreement::measure(&graph, &all, kept).unwrap().sqnr_db;
+            let made = quantize(&graph, &statistics, seen, &options).unwrap();
+            let agreement = Agreement::measure(&graph, &made, kept).unwrap();
+            let made = Mixed { graph: made, options, agreement };
+            let all = made.agreement.sqnr_db;
             let mut before = 0;
             for least in [all - 1.0, all + 2.0, all + 10.0, 200.0] {
-                let mixed = mix(&graph, &statistics, (seen, kept), &options, least, &mut |_, _| ()).unwrap();
+                let made = made.clone();
+                let mixed = mix(&graph, &statistics, (seen, kept), made, least, &mut |_, _| ()).unwrap();
                 assert!(mixed.agreement.sqnr_db >= least, "{least}: {:?}", mixed.agreement);
                 let n_floats = mixed.options.floats.len();
                 assert!((n_floats == 0) == (least < all) && n_floats >= before, "{least}: {n_floats}");

@@ -31,6 +31,23 @@ pub enum Method {
     Divergence,
 }
 
+impl Method {
+    /// Each of them; `outside` is what percentile leaves out.
+    pub fn all(outside: f64) -> [Method; 4] {
+        [Method::MinMax, Method::Percentile { outside }, Method::LeastSquares, Method::Divergence]
+    }
+
+    /// As reports and command lines call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::MinMax => "min-max",
+            Method::Percentile { .. } => "percentile",
+            Method::LeastSquares => "least-squares",
+            Method::Divergence => "kl",
+        }
+    }
+}
+
 /// Of one activation.
 #[derive(Clone, Debug)]
 struct Histogram {

@@ -347,11 +347,17 @@ impl<'s> Builder<'s> {
         shape: Vec<usize>,
         place: &str,
     ) -> Result<TensorId, Error> {
-        let moves_only =
-            matches!(op, Op::Transpose { .. } | Op::Take { .. } | Op::Reshape { .. } | Op::Concat { .. });
+        let keeps = matches!(
+            op,
+            Op::Transpose { .. }
+                | Op::Take { .. }
+                | Op::Reshape { .. }
+                | Op::Concat { .. }
+                | Op::MaxPool2d { .. }
+        );
         let first = &self.graph.tensors[inputs[0]];
-        let quantization = first.quantization.clone().filter(|_| moves_only);
-        let element_type = if moves_only { first.element_type } else { ElementType::F32 };
+        let quantization = first.quantization.clone().filter(|_| keeps);
+        let element_type = if keeps { first.element_type } else { ElementType::F32 };
         let id = self.tensor(String::new(), shape, element_type, place)?;
         if element_type == ElementType::I8 && quantization.is_none() {
             self.moved.insert(id, inputs[0]);

@@ -207,6 +207,11 @@ impl Builder<'_> {
             {
                 return Err(Error::unsupported(place, "more than its first result"));
             }
+            "MaxPool" => {
+                if let Some(result) = self.quantized_pool(scope, idx, inputs.need(0)?, place)? {
+                    return Ok(vec![result]);
+                }
+            }
             _ => {}
         }
         Ok(vec![self.single(node, &inputs)?])

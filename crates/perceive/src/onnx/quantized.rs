@@ -53,6 +53,18 @@ impl Affine {
     }
 }
 
+/// Floats on their way to bytes: what follows the node that gives them.
+struct Rounding<'n> {
+    /// The nodes that are part of it.
+    nodes: Vec<usize>,
+    activation: Activation,
+    /// How the bytes are meant, and their type.
+    to: Quantization,
+    kind: i64,
+    /// Their name.
+    name: &'n str,
+}
+
 /// Weights as signed bytes without a zero point, or `None` where they are none, or have too few zero points.
 fn signed(values: &[i64], zeros: &[i64], channel: impl Fn(usize) -> usize) -> Option<Vec<i8>> {
     let zero = |i: usize| if zeros.len() == 1 { zeros.first() } else { zeros.get(channel(i)) };
@@ -114,16 +126,69 @@ impl Builder<'_> {
         }
     }
 
-    /// Gives an input of bytes the scale with which it is used.
+    /// Gives an input of bytes the scale with which it is used, which is the same wherever it is.
     fn settle_as(&mut self, id: TensorId, affine: &Affine, kind: i64, place: &str) -> Result<(), Error> {
         if self.element_type(id) != ElementType::I8 {
             return Err(Error::malformed(place, "floats where bytes should be"));
         }
-        if self.graph().tensors[id].quantization.is_none() {
-            let quantization = affine.activation(kind, place)?;
-            self.settle(id, &quantization);
+        let meant = affine.activation(kind, place)?;
+        match &self.graph().tensors[id].quantization {
+            None => self.settle(id, &meant),
+            Some(known) if *known == meant => {}
+            Some(_) => return Err(Error::unsupported(place, "bytes that are given another scale here")),
         }
         Ok(())
+    }
+
+    /// What follows node `idx`, if that is perhaps max(x, 0), then a rounding to bytes, and nothing else.
+    fn rounding<'n>(&self, scope: &Scope<'n>, idx: usize, place: &str) -> Option<Rounding<'n>> {
+        let nodes = scope.nodes;
+        let mut given = nodes[idx].outputs.first()?;
+        let mut next = scope.only_consumer(given)?;
+        let mut taken = vec![next];
+        let mut activation = Activation::None;
+        if nodes[next].op == "Relu" {
+            activation = Activation::Relu;
+            given = nodes[next].outputs.first()?;
+            next = scope.only_consumer(given)?;
+            taken.push(next);
+        }
+        let last = &nodes[next];
+        if last.op != "QuantizeLinear" || last.inputs.first() != Some(given) {
+            return None;
+        }
+        let known = |idx: usize| last.inputs.get(idx).and_then(|name| self.names.get(name));
+        let to = affine(known(1), known(2), place).ok()?;
+        let kind = if to.is_signed == Some(true) { kind::INT8 } else { kind::UINT8 };
+        let to = to.activation(kind::UINT8, place).ok()?;
+        Some(Rounding { nodes: taken, activation, to, kind, name: last.outputs.first()? })
+    }
+
+    /// Lets the bytes be `result`, and the nodes that would round be done.
+    fn rounded(&mut self, scope: &mut Scope<'_>, rounding: &Rounding<'_>, result: Item) -> Item {
+        let result = result.of_kind(rounding.kind);
+        self.names.insert(rounding.name.to_owned(), result.clone());
+        scope.done.extend(&rounding.nodes);
+        result
+    }
+
+    /// The largest of each window, of bytes that have just become floats and are rounded to the same bytes at once; `None` if
+    /// it is no such node.
+    pub fn quantized_pool(
+        &mut self,
+        scope: &mut Scope<'_>,
+        idx: usize,
+        input: &Item,
+        place: &str,
+    ) -> Result<Option<Item>, Error> {
+        let Some(bytes) = &input.bytes else { return Ok(None) };
+        let Some(rounding) = self.rounding(scope, idx, place) else { return Ok(None) };
+        let is_active = matches!(bytes.item.data, Data::Active(_));
+        if !is_active || rounding.to != bytes.quantization || rounding.activation != Activation::None {
+            return Ok(None);
+        }
+        let pooled = self.pool(&scope.nodes[idx], &bytes.item, place)?;
+        Ok(Some(self.rounded(scope, &rounding, pooled)))
     }
 
     /// A layer whose inputs have just become floats and whose result becomes bytes at once, as one on bytes; `None` if
@@ -139,31 +204,8 @@ impl Builder<'_> {
         let (Some(Some(a)), Some(Some(b))) = (inputs.first(), inputs.get(1)) else { return Ok(None) };
         let (Some(a_bytes), Some(b_bytes)) = (&a.bytes, &b.bytes) else { return Ok(None) };
         let Data::Active(input) = a_bytes.item.data else { return Ok(None) };
-        // What follows: perhaps max(x, 0), then bytes.
-        let Some(mut name) = node.outputs.first() else { return Ok(None) };
-        let Some(mut next) = scope.only_consumer(name) else { return Ok(None) };
-        let mut taken = vec![next];
-        let mut activation = Activation::None;
-        if scope.nodes[next].op == "Relu" {
-            activation = Activation::Relu;
-            name = match scope.nodes[next].outputs.first() {
-                Some(name) => name,
-                None => return Ok(None),
-            };
-            next = match scope.only_consumer(name) {
-                Some(next) => next,
-                None => return Ok(None),
-            };
-            taken.push(next);
-        }
-        let last = &scope.nodes[next];
-        if last.op != "QuantizeLinear" || last.inputs.first() != Some(name) {
-            return Ok(None);
-        }
-        let known = |idx: usize| last.inputs.get(idx).and_then(|name| self.names.get(name));
-        let Ok(to) = affine(known(1), known(2), place) else { return Ok(None) };
-        let result_kind = if to.is_signed == Some(true) { kind::INT8 } else { kind::UINT8 };
-        let Ok(to) = to.activation(kind::UINT8, place) else { return Ok(None) };
+        let Some(rounding) = self.rounding(scope, idx, place) else { return Ok(None) };
+        let (to, activation) = (rounding.to.clone(), rounding.activation);
         let from = a_bytes.quantization.clone();
         let bias = match inputs.get(2) {
             Some(Some(Item { data: Data::Floats(bias), .. })) => Some(bias.to_vec()),
@@ -217,12 +259,7 @@ impl Builder<'_> {
             }
             _ => return Ok(None),
         };
-        // The result stands for what the last of the nodes gives.
-        let result = result.of_kind(result_kind);
-        let name = last.outputs.first().cloned().unwrap_or_default();
-        self.names.insert(name, result.clone());
-        scope.done.extend(taken);
-        Ok(Some(result))
+        Ok(Some(self.rounded(scope, &rounding, result)))
     }
 
     /// A convolution of bytes; the result is of the image's dimensions.
@@ -436,19 +473,25 @@ impl Builder<'_> {
         let (Data::Active(id), Data::Ints(values)) = (&input.data, &weights.data) else { return Ok(None) };
         // Scales are those of output channels: the first dimension of a convolution's weights, the last of a matrix.
         let is_conv = node.op == "QLinearConv";
-        let n_inner =
-            if is_conv { values.len() / weights.shape.first().copied().unwrap_or(1).max(1) } else { 1 };
-        let (n_scales, n_zeros) = (by.scales.len(), by.zeros.len());
-        let channel = |i: usize| i / n_inner.max(1);
+        let channels = if is_conv { weights.shape.first() } else { weights.shape.last() };
+        let n_channels = channels.copied().unwrap_or(1).max(1);
+        let n_scales = by.scales.len();
+        if n_scales != 1 && n_scales != n_channels {
+            let what = format!("{n_scales} scales for weights of shape {:?}", weights.shape);
+            return Err(Error::malformed(place, what));
+        }
+        let channel = |i: usize| match () {
+            () if n_scales == 1 => 0,
+            () if is_conv => i / (values.len() / n_channels).max(1),
+            () => i % n_channels,
+        };
         let is_matrix = is_conv || weights.shape.len() == 2;
-        if is_matrix && signed(values, &by.zeros, |i| channel(i) % n_zeros).is_some() {
+        if is_matrix && signed(values, &by.zeros, channel).is_some() {
             return Ok(None);
         }
         self.settle_as(*id, from, input.kind, place)?;
         let image = self.emit(Op::Dequantize, &[*id], input.shape.clone(), place)?;
-        let float = |(i, value): (usize, &i64)| {
-            by.scales[channel(i) % n_scales] * (value - by.zeros[channel(i) % n_zeros]) as f32
-        };
+        let float = |(i, value): (usize, &i64)| by.scales[channel(i)] * (value - by.zeros[channel(i)]) as f32;
         let weights = Item::floats(weights.shape.clone(), values.iter().enumerate().map(float).collect());
         let n_out = weights.shape.first().copied().unwrap_or(0);
         let bias: Vec<f32> = match inputs.get(8) {

@@ -24,27 +24,35 @@ pub(super) struct Making<'a> {
     pub(super) isa: &'static str,
 }
 
-/// `result` as whoever reads its file has it. ONNX may say it in other operators, which round elsewhere: what is certified is
-/// what the file holds.
-pub(super) fn as_written(result: &Graph, format: Format) -> Result<Graph, Error> {
-    match format {
-        Format::Tflite => Ok(result.clone()),
-        Format::Onnx => format.read(format.write(result)?),
-    }
+/// A network as whoever reads its file has it.
+pub(super) struct AsWritten {
+    pub(super) graph: Graph,
+    /// Of the file, without a certificate.
+    pub(super) size_bytes: u64,
 }
 
-/// Writes `result` to `output` with its certificate in it, and that one beside it as JSON and as a page; bytes of the file
-/// without it.
+/// `result` as it is in a file. ONNX may say it in other operators, which round elsewhere: what is certified is what the file
+/// holds.
+pub(super) fn as_written(result: &Graph, format: Format) -> Result<AsWritten, Error> {
+    let file = format.write(result)?;
+    let size_bytes = file.len() as u64;
+    let graph = match format {
+        Format::Tflite => result.clone(),
+        Format::Onnx => format.read(file)?,
+    };
+    Ok(AsWritten { graph, size_bytes })
+}
+
+/// Writes `result` to `output` with its certificate in it, and that one beside it as JSON and as a page. The figures are the
+/// teacher's and the result's.
 pub(super) fn write(
     (output, format): (&Path, Format),
     result: &Graph,
-    [mut before, mut after]: [Figures; 2],
+    figures: [Figures; 2],
     making: &Making<'_>,
-) -> Result<u64, Box<dyn std::error::Error>> {
+) -> Result<(), Box<dyn std::error::Error>> {
     let named = |error: Error| FileError::new(output, error);
-    after.size_bytes = format.write(result).map_err(named)?.len() as u64;
     let teacher = file_id(making.teacher).map_err(|error| FileError::new(making.teacher, error))?;
-    before.size_bytes = teacher.size_bytes;
     let (seen, kept) = making.examples.split();
     let origin = Origin {
         command: making.command.clone(),
@@ -57,16 +65,10 @@ pub(super) fn write(
         },
         isa: making.isa.to_owned(),
     };
-    let size_bytes = after.size_bytes;
-    let certificate = Certificate::new(origin, [before, after], making.agreement, result);
+    let certificate = Certificate::new(origin, figures, making.agreement, result);
     super::write(output, &certificate.seal(result, format).map_err(named)?)?;
     let beside = |extension: &str| -> PathBuf { output.with_extension(extension) };
     super::write(&beside("certificate.json"), certificate.to_json().as_bytes())?;
     super::write(&beside("certificate.html"), certificate.to_html().as_bytes())?;
-    Ok(size_bytes)
-}
-
-/// Of a network, but for the size of its file.
-pub(super) fn figures(multiplications: u64, us_per_run: Option<f64>, accuracy: Option<f64>) -> Figures {
-    Figures { size_bytes: 0, multiplications, us_per_run, accuracy }
+    Ok(())
 }

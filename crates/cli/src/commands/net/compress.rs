@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use edgeward_compress::networks::certificate::Figures;
 use edgeward_compress::networks::{
     Agreement, Equalization, Example, Method, Mixed, Options, Scales, Statistics, calibrate, equalize, mix,
     multiplications, quantize,
@@ -87,17 +88,13 @@ enum MethodArg {
 
 impl MethodArg {
     /// Those that are tried.
-    fn tried(self, outside: f64) -> Vec<(&'static str, Method)> {
-        let min_max = ("min-max", Method::MinMax);
-        let percentile = ("percentile", Method::Percentile { outside });
-        let least_squares = ("least-squares", Method::LeastSquares);
-        let kl = ("kl", Method::Divergence);
+    fn tried(self, outside: f64) -> Vec<Method> {
         match self {
-            MethodArg::MinMax => vec![min_max],
-            MethodArg::Percentile => vec![percentile],
-            MethodArg::LeastSquares => vec![least_squares],
-            MethodArg::Kl => vec![kl],
-            MethodArg::Best => vec![min_max, percentile, least_squares, kl],
+            MethodArg::MinMax => vec![Method::MinMax],
+            MethodArg::Percentile => vec![Method::Percentile { outside }],
+            MethodArg::LeastSquares => vec![Method::LeastSquares],
+            MethodArg::Kl => vec![Method::Divergence],
+            MethodArg::Best => Method::all(outside).to_vec(),
         }
     }
 }
@@ -163,7 +160,6 @@ struct FloatOperator {
 
 /// A way to eight bits, and what came of it.
 struct Candidate {
-    method: &'static str,
     equalization: &'static str,
     /// The float network, equalised.
     base: Graph,
@@ -202,16 +198,16 @@ fn nearest(
             base => base.unwrap_or_else(|| graph.clone()),
         };
         let statistics = calibrate(&base, seen)?;
-        for (method, kind) in args.method.tried(args.outside) {
+        for method in args.method.tried(args.outside) {
             let corrects_bias = !args.no_bias_correction;
-            let options = Options { method: kind, input_range, corrects_bias, floats: Vec::new() };
+            let options = Options { method, input_range, corrects_bias, floats: Vec::new() };
             let made = quantize(&base, &statistics, seen, &options)?;
             let agreement = Agreement::measure(graph, &made, kept)?;
             let is_nearer = |other: &Candidate| agreement.squared_error < other.made.agreement.squared_error;
             if best.as_ref().is_none_or(is_nearer) {
                 let made = Mixed { graph: made, options, agreement };
                 let (base, statistics) = (base.clone(), statistics.clone());
-                best = Some(Candidate { method, equalization, base, statistics, made });
+                best = Some(Candidate { equalization, base, statistics, made });
             }
         }
     }
@@ -238,7 +234,7 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
             &nearest.base,
             &nearest.statistics,
             (&seen, &kept),
-            &nearest.made.options,
+            nearest.made,
             least_sqnr_db,
             &mut |i, n| {
                 if i == 0 {
@@ -251,9 +247,10 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
         progress.finish();
     }
     let float_operators = nearest.float_operators().map_err(named)?;
-    let Candidate { method, equalization, made: Mixed { graph: made, .. }, .. } = nearest;
+    let Candidate { equalization, made: Mixed { graph: made, options, .. }, .. } = nearest;
+    let method = options.method.name();
     let written = certify::as_written(&made, format).map_err(named)?;
-    let agreement = Agreement::measure(&graph, &written, &kept).map_err(named)?;
+    let agreement = Agreement::measure(&graph, &written.graph, &kept).map_err(named)?;
     let name = args.file.file_name().unwrap_or_default().to_string_lossy();
     let making = certify::Making {
         command: format!(
@@ -266,7 +263,14 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
         agreement: &agreement,
         isa: args.network.options(1).isa.name(),
     };
-    let figures = [&graph, &written].map(|graph| certify::figures(multiplications(graph), None, None));
+    let bytes_before = fs::metadata(&args.file)?.len();
+    let figures = [(bytes_before, &graph), (written.size_bytes, &written.graph)];
+    let figures = figures.map(|(size_bytes, graph)| Figures {
+        size_bytes,
+        multiplications: multiplications(graph),
+        us_per_run: None,
+        accuracy: None,
+    });
     certify::write((&args.output, format), &made, figures, &making)?;
     let report = Report {
         method,
@@ -275,7 +279,7 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
         n_operators: graph.nodes.len(),
         n_calibration: seen.len(),
         n_compared: kept.len(),
-        bytes_before: fs::metadata(&args.file)?.len(),
+        bytes_before,
         bytes_after: fs::metadata(&args.output)?.len(),
         same_top_1: agreement.top_1,
         sqnr_db: agreement.sqnr_db,

@@ -1,17 +1,20 @@
 //! `edgeward net distill`: a small network taught by a large one.
 
+use std::fs;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use edgeward_compress::networks::certificate::Figures;
 use edgeward_compress::networks::train::{Loss, Options, Step};
 use edgeward_compress::networks::{Agreement, Phase, Plan, accuracy, distill, multiplications};
-use edgeward_perceive::{Graph, Network};
+use edgeward_perceive::Network;
 use serde::Serialize;
 
-use super::{FileError, NetworkArgs, bench, certify, examples};
+use super::certify::{self, AsWritten};
+use super::{FileError, NetworkArgs, bench, examples};
 use crate::Outcome;
 use crate::commands::pictures::PictureArgs;
 use crate::output::{self, Align, Table};
@@ -150,7 +153,7 @@ struct Row {
     /// "teacher", "student" or "eight bits".
     network: &'static str,
     /// Of its file.
-    bytes: usize,
+    bytes: u64,
     multiplications: u64,
     /// On one thread.
     us_per_run: f64,
@@ -222,22 +225,23 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
     progress.finish();
     let made = made.map_err(|error| FileError::new(&args.file, error))?;
 
-    let mut networks = vec![("teacher", &teacher), ("student", &made.float)];
-    networks.extend(made.eight_bits.as_ref().map(|graph| ("eight bits", graph)));
+    let result = made.eight_bits.as_ref().unwrap_or(&made.float);
+    let as_written = |graph| certify::as_written(graph, format).map_err(named);
+    let size_bytes = fs::metadata(&args.file)?.len();
+    let mut networks = vec![
+        ("teacher", AsWritten { graph: teacher.clone(), size_bytes }),
+        ("student", as_written(&made.float)?),
+    ];
+    if let Some(graph) = &made.eight_bits {
+        networks.push(("eight bits", as_written(graph)?));
+    }
     let (mut rows, mut agreements) = (Vec::new(), Vec::new());
-    for (name, graph) in &networks {
-        let bytes = format.write(graph).map_or(0, |bytes| bytes.len());
-        let written = if rows.is_empty() {
-            (*graph).clone()
-        } else {
-            certify::as_written(graph, format).map_err(named)?
-        };
-        let agreement = Agreement::measure(&teacher, &written, &kept).map_err(named)?;
-        let row = measure((name, bytes), &written, &agreement, (&kept, kept_classes.as_deref()), args);
+    for (name, graph) in networks {
+        let agreement = Agreement::measure(&teacher, &graph.graph, &kept).map_err(named)?;
+        let row = measure(name, &graph, &agreement, (&kept, kept_classes.as_deref()), args);
         rows.push(row.map_err(named)?);
         agreements.push(agreement);
     }
-    let (_, result) = networks.last().expect("a teacher and a student");
     let making = certify::Making {
         command: args.command(),
         teacher: &args.file,
@@ -245,8 +249,12 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
         agreement: agreements.last().expect("one for each network"),
         isa: args.network.options(1).isa.name(),
     };
-    let figures = [&rows[0], &rows[rows.len() - 1]]
-        .map(|row| certify::figures(row.multiplications, Some(row.us_per_run), row.accuracy));
+    let figures = [&rows[0], &rows[rows.len() - 1]].map(|row| Figures {
+        size_bytes: row.bytes,
+        multiplications: row.multiplications,
+        us_per_run: Some(row.us_per_run),
+        accuracy: row.accuracy,
+    });
     certify::write((&args.output, format), result, figures, &making)?;
     let report =
         Report { output: args.output.clone(), n_taught: seen.len(), n_compared: kept.len(), networks: rows };
@@ -264,8 +272,8 @@ fn describe(phase: Phase) -> String {
 
 /// A network that agrees with its teacher so far.
 fn measure(
-    (name, bytes): (&'static str, usize),
-    graph: &Graph,
+    name: &'static str,
+    AsWritten { graph, size_bytes }: &AsWritten,
     agreement: &Agreement,
     (kept, classes): (&[Vec<Vec<f32>>], Option<&[usize]>),
     args: &Args,
@@ -274,7 +282,7 @@ fn measure(
     let times = bench::measure(&mut network, MEASURED)?;
     Ok(Row {
         network: name,
-        bytes,
+        bytes: *size_bytes,
         multiplications: multiplications(graph),
         us_per_run: times[times.len() / 2].as_secs_f64() * 1e6,
         same_top_1: agreement.top_1,

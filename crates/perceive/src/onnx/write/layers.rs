@@ -5,7 +5,9 @@ use super::Writer;
 use super::file::Attribute;
 use super::values::Layout;
 use crate::error::Error;
-use crate::graph::{Activation, ElementType, Node, Op, Padding, Reduction, Sliding, TensorId, same_padding};
+use crate::graph::{
+    Activation, ElementType, Node, Op, Padding, Quantization, Reduction, Sliding, TensorId, same_padding,
+};
 
 impl Writer<'_> {
     /// A convolution; of each channel alone where it has a `multiplier`.
@@ -169,9 +171,33 @@ impl Writer<'_> {
             _ => "AveragePool",
         };
         let image = self.floats(input, Layout::First)?;
-        let pooled = self.step(op, &[&image], attributes);
+        let mut pooled = self.step(op, &[&image], attributes);
+        let n_elements = size[0].saturating_mul(size[1]);
+        if op == "AveragePool" && self.tensor(input).element_type == ElementType::I8 && n_elements > 1 {
+            pooled = self.halves_from_zero(pooled, self.quantization(input)?, n_elements)?;
+        }
         let result = self.activated(pooled, activation, output);
         self.give(output, Layout::First, result)
+    }
+
+    /// Means of up to `n_elements` bytes, so little further from byte 0 that of those in the middle between two bytes ONNX makes
+    /// the further one, as TFLite does, and not the even one. No other mean is so near to a middle.
+    fn halves_from_zero(
+        &mut self,
+        means: String,
+        quantization: &Quantization,
+        n_elements: usize,
+    ) -> Result<String, Error> {
+        let ([scale], [zero]) = (quantization.scales.as_slice(), quantization.zeros.as_slice()) else {
+            return Err(self.unsupported("activations with several scales"));
+        };
+        let zero = self.number(*zero as f32 * scale);
+        let bytes = self.step("Add", &[&means, &zero], vec![]);
+        let side = self.step("Sign", &[&bytes], vec![]);
+        // Means are multiples of 1 / n, so half of that from a middle, or in it.
+        let little = self.number(scale / (4.0 * n_elements as f32));
+        let little = self.step("Mul", &[&side, &little], vec![]);
+        Ok(self.step("Add", &[&means, &little], vec![]))
     }
 
     /// Means over dimensions that an input says.

@@ -67,7 +67,7 @@ impl Writer<'_> {
         let layout = self.layout(&[input]);
         // Bytes can be moved as they are; what fills them up is a float.
         let is_moved = !is_filled && self.moves_only(&[input], output);
-        let mut name = if is_moved { self.own(input, layout)? } else { self.floats(input, layout)? };
+        let mut name = self.own_or_floats(input, layout, is_moved)?;
         let cuts: Vec<(i64, [i64; 3])> = taken
             .iter()
             .enumerate()
@@ -94,11 +94,7 @@ impl Writer<'_> {
                 name = self.step("Gather", &[&name, &indices], vec![axis]);
             }
         }
-        if is_moved {
-            self.values[output].set(layout, name);
-            return Ok(());
-        }
-        self.give(output, layout, name)
+        self.set_or_give(output, layout, name, is_moved)
     }
 
     /// Whether the elements of `ids` are those of `output` without any change.
@@ -130,16 +126,11 @@ impl Writer<'_> {
         }
         let is_moved = self.moves_only(&[input], output);
         let elements = self.in_order(input)?;
-        let name = self.reshaped(&elements, &to.shape, &to.name)?;
-        if is_moved {
-            self.values[output].set(Layout::Last, name);
-            return Ok(());
+        let mut name = self.reshaped(&elements, &to.shape, &to.name)?;
+        if !is_moved && from.element_type != ElementType::F32 {
+            name = self.dequantize(&name, self.quantization(input)?, 0, &from.name)?;
         }
-        let floats = match from.element_type {
-            ElementType::F32 => name,
-            _ => self.dequantize(&name, self.quantization(input)?, 0, &from.name)?,
-        };
-        self.give(output, Layout::Last, floats)
+        self.set_or_give(output, Layout::Last, name, is_moved)
     }
 
     /// Dimensions in another order; where that is only another layout, no node at all.
@@ -179,15 +170,31 @@ impl Writer<'_> {
         let is_moved = self.moves_only(&ids, output);
         let mut names = Vec::new();
         for id in ids {
-            names.push(if is_moved { self.own(id, layout)? } else { self.floats(id, layout)? });
+            names.push(self.own_or_floats(id, layout, is_moved)?);
         }
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let result = self.step("Concat", &names, vec![Attribute::Int("axis", layout.axis(at) as i64)]);
+        self.set_or_give(output, layout, result, is_moved)
+    }
+
+    /// What a node that moves elements is given: the tensor's own where they do not change, else floats.
+    fn own_or_floats(&mut self, id: TensorId, layout: Layout, is_moved: bool) -> Result<String, Error> {
+        if is_moved { self.own(id, layout) } else { self.floats(id, layout) }
+    }
+
+    /// Lets tensor `id` be what such a node gives.
+    fn set_or_give(
+        &mut self,
+        id: TensorId,
+        layout: Layout,
+        name: String,
+        is_moved: bool,
+    ) -> Result<(), Error> {
         if is_moved {
-            self.values[output].set(layout, result);
+            self.values[id].set(layout, name);
             return Ok(());
         }
-        self.give(output, layout, result)
+        self.give(id, layout, name)
     }
 }
 
