@@ -283,6 +283,8 @@ impl<D: Dot> Simd for Avx2<D> {
     }
 
     const FLOAT_VECTORS: usize = 8;
+    const FLOAT_SUMS: usize = 6;
+    const BYTE_SUMS: usize = 6;
     const MAX_TOKENS: usize = 4;
     const BYTE_ZERO: i32 = D::BYTE_ZERO;
     const SCORE_BLOCKS: usize = 1;

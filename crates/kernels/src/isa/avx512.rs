@@ -36,6 +36,8 @@ impl Simd for Avx512 {
     }
 
     const FLOAT_VECTORS: usize = 32;
+    const FLOAT_SUMS: usize = 16;
+    const BYTE_SUMS: usize = 16;
     const MAX_TOKENS: usize = 8;
     const BYTE_ZERO: i32 = 128;
     const SCORE_BLOCKS: usize = 4;

@@ -47,6 +47,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 
     /// Vectors of sixteen floats that the registers hold.
     const FLOAT_VECTORS: usize;
+    /// Vectors of sums of floats that a convolution keeps in registers, beside its weights and inputs.
+    const FLOAT_SUMS: usize;
+    /// The same of [`Simd::dot4_signed`], beside what that needs.
+    const BYTE_SUMS: usize;
     /// Tokens that the integer matrix kernel keeps in registers at once: 1, 2, 4, 8 or 16.
     const MAX_TOKENS: usize;
     /// What [`Simd::dot`] leaves to be subtracted from codes of eight bits, whose zero point is 128: 128 where bytes

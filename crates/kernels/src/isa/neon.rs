@@ -426,6 +426,8 @@ impl<D: Dot> Simd for Neon<D> {
     }
 
     const FLOAT_VECTORS: usize = 8;
+    const FLOAT_SUMS: usize = 6;
+    const BYTE_SUMS: usize = 4;
     const MAX_TOKENS: usize = D::MAX_TOKENS;
     const BYTE_ZERO: i32 = D::BYTE_ZERO;
     const SCORE_BLOCKS: usize = 1;

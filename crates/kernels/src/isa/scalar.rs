@@ -29,6 +29,8 @@ impl Simd for Scalar {
     }
 
     const FLOAT_VECTORS: usize = 1;
+    const FLOAT_SUMS: usize = 2;
+    const BYTE_SUMS: usize = 2;
     const MAX_TOKENS: usize = 1;
     const BYTE_ZERO: i32 = 128;
     const SCORE_BLOCKS: usize = 1;

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::{Pieces, Plane, Shared, Window};
+use super::{Pieces, Plane, Shared, Window, is_block};
 use crate::isa::{Isa, Kernel, LANES, Simd};
 use crate::pool::Pool;
 
@@ -126,14 +126,20 @@ impl Kernel for PartKernel<'_> {
             // As in eight bits.
             macro_rules! tiles {
                 ($($t:literal if $condition:expr;)*) => {
-                    $(if const { $t == 1 || S::MAX_TOKENS >= 8 } && n_left >= $t && $condition {
+                    $(if const { $t <= S::FLOAT_SUMS } && n_left >= $t && $condition {
                         self.tiles::<S, $t>(s, tile);
                         tile += $t;
                         continue;
                     })*
                 };
             }
-            tiles!(8 if n_pixels == 1; 4 if n_pixels < 8; 2 if true; 1 if true;);
+            let is_wide = S::FLOAT_SUMS >= 8;
+            tiles! {
+                8 if n_pixels == 1;
+                4 if n_pixels == 1 || (is_wide && n_pixels < 8);
+                2 if n_pixels < 4 || is_wide;
+                1 if true;
+            }
         }
     }
 }
@@ -149,7 +155,7 @@ impl PartKernel<'_> {
                 // A block that reaches beyond the end steps back: pixels computed twice cost less than small blocks.
                 macro_rules! blocks {
                     ($($p:literal)*) => {
-                        $(if const { S::MAX_TOKENS * 2 >= T * $p }
+                        $(if const { is_block(S::FLOAT_SUMS, T, $p) }
                             && ($p == 1 || n_left > $p / 2)
                             && self.columns.len() >= $p
                         {
@@ -160,7 +166,7 @@ impl PartKernel<'_> {
                         })*
                     };
                 }
-                blocks!(8 4 2 1);
+                blocks!(8 6 4 2 1);
             }
         }
     }

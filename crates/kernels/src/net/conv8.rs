@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use super::{Pieces, Plane, Requant, Shared, Window, starts};
+use super::{Pieces, Plane, Requant, Shared, Window, is_block, starts};
 use crate::isa::{Isa, Kernel, LANES, Simd};
 use crate::memory::Buffer;
 use crate::pool::Pool;
@@ -216,17 +216,23 @@ impl Kernel for PartKernel<'_> {
         let mut tile = self.part.tiles.start;
         while tile < self.part.tiles.end {
             let n_left = self.part.tiles.end - tile;
-            // With few pixels more tiles keep as many sums in flight. Narrow machines have registers for one tile.
+            // With few pixels more tiles keep as many sums in flight; of many, narrow machines have registers for one tile.
             macro_rules! tiles {
                 ($($t:literal if $condition:expr;)*) => {
-                    $(if const { $t == 1 || S::MAX_TOKENS >= 8 } && n_left >= $t && $condition {
+                    $(if const { $t <= S::BYTE_SUMS } && n_left >= $t && $condition {
                         self.tiles::<S, $t>(s, tile);
                         tile += $t;
                         continue;
                     })*
                 };
             }
-            tiles!(8 if n_pixels == 1; 4 if n_pixels < 8; 2 if true; 1 if true;);
+            let is_wide = S::BYTE_SUMS >= 8;
+            tiles! {
+                8 if n_pixels == 1;
+                4 if n_pixels == 1 || (is_wide && n_pixels < 8);
+                2 if n_pixels < 4 || is_wide;
+                1 if true;
+            }
         }
     }
 }
@@ -249,7 +255,7 @@ impl PartKernel<'_> {
                 // A block that reaches beyond the end steps back: pixels computed twice cost less than small blocks.
                 macro_rules! blocks {
                     ($($p:literal)*) => {
-                        $(if const { S::MAX_TOKENS * 2 >= T * $p }
+                        $(if const { is_block(S::BYTE_SUMS, T, $p) }
                             && ($p == 1 || n_left > $p / 2)
                             && columns.len() >= $p
                         {
@@ -260,7 +266,7 @@ impl PartKernel<'_> {
                         })*
                     };
                 }
-                blocks!(8 4 2 1);
+                blocks!(8 6 4 2 1);
             }
         }
     }

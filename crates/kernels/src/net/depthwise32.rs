@@ -101,7 +101,42 @@ impl PartKernel<'_> {
     /// All rows, with a window of `ROWS` by `COLUMNS`, or of any size if these are 0.
     #[inline(always)]
     fn rows<S: Simd, const ROWS: usize, const COLUMNS: usize>(&self, s: S) {
-        let PartKernel { layer, image, from, to, output, rows } = self;
+        let PartKernel { layer, to, rows, .. } = self;
+        let n_channels = layer.n_channels;
+        // Neighbouring pixels share a vector where neighbours are wanted and the weights repeat: a row is one pixel then.
+        let is_flat = layer.window.stride[1] == 1 && LANES.is_multiple_of(n_channels);
+        let pixel_len = if is_flat { to.width * n_channels } else { n_channels };
+        let (n_blocks, n_places) =
+            if is_flat { (1, pixel_len.div_ceil(LANES)) } else { (n_channels.div_ceil(LANES), to.width) };
+        for block in 0..n_blocks {
+            let block = Block { idx: block, is_flat, pixel_len };
+            for y in rows.clone() {
+                let mut place = 0;
+                while place < n_places {
+                    // Where registers do not hold a window's weights, these are read for several places at once.
+                    if const { S::FLOAT_SUMS < 8 } && n_places >= 4 {
+                        // The last ones step back.
+                        self.places::<S, ROWS, COLUMNS, 4>(s, &block, y, place.min(n_places - 4));
+                        place += 4;
+                    } else {
+                        self.places::<S, ROWS, COLUMNS, 1>(s, &block, y, place);
+                        place += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    /// A block of `P` places of row `y` of the output, from place `first` on.
+    #[inline(always)]
+    fn places<S: Simd, const ROWS: usize, const COLUMNS: usize, const P: usize>(
+        &self,
+        s: S,
+        block: &Block,
+        y: usize,
+        first: usize,
+    ) {
+        let PartKernel { layer, image, from, to, output, .. } = self;
         let n_channels = layer.n_channels;
         let [stride_y, stride_x] = layer.window.stride;
         let n_rows = if ROWS > 0 { ROWS } else { layer.window.size[0] };
@@ -110,46 +145,64 @@ impl PartKernel<'_> {
         let across = layer.window.dilation[1] * n_channels;
         let block_len = n_rows * n_columns * LANES;
         let (low, high) = (s.splat(layer.range.0), s.splat(layer.range.1));
-        // Neighbouring pixels share a vector where neighbours are wanted and the weights repeat.
-        let is_flat = stride_x == 1 && LANES.is_multiple_of(n_channels);
-        let (n_pixels, pixel_len) = if is_flat { (1, to.width * n_channels) } else { (to.width, n_channels) };
-        for block in 0..pixel_len.div_ceil(LANES) {
-            // A flat row has one block of weights; its last block steps back, which keeps channels in their lanes.
-            let weight_block = if is_flat { 0 } else { block };
-            let offset =
-                if is_flat { (block * LANES).min(pixel_len.saturating_sub(LANES)) } else { block * LANES };
-            let n = LANES.min(pixel_len - offset);
-            let weights = layer.weights[weight_block * block_len..][..block_len].as_ptr();
-            // SAFETY: sixteen elements are readable.
-            let bias = unsafe { s.load(layer.bias[weight_block * LANES..][..LANES].as_ptr()) };
-            for y in rows.clone() {
-                for x in 0..n_pixels {
-                    // SAFETY: `run` has checked that windows lie in the image and that it has slack for the last
-                    // block of a pixel or row, and that the output has room; the rows are this piece's own.
-                    unsafe {
-                        let corner =
-                            image.as_ptr().add(y * stride_y * from.row_stride + x * stride_x * n_channels);
-                        let corner = corner.add(offset);
-                        let mut sum = bias;
-                        let mut weights = weights;
-                        for column in 0..n_columns {
-                            for row in 0..n_rows {
-                                let value = s.load(corner.add(row * down + column * across));
-                                sum = s.fma(value, s.load(weights), sum);
-                                weights = weights.add(LANES);
-                            }
-                        }
-                        let value = s.min(s.max(sum, low), high);
-                        let dst = output.ptr().add(y * to.row_stride + x * n_channels + offset);
-                        if n == LANES {
-                            s.store(dst, value);
-                        } else {
-                            s.store_part(dst, value, n);
-                        }
+        let mut weights = layer.weights[block.idx * block_len..][..block_len].as_ptr();
+        // SAFETY: `run` has checked that windows lie in the image and that it has slack for the last block of a pixel or
+        // row, and that the output has room; the rows are this piece's own. Sixteen biases are readable.
+        unsafe {
+            let bias = s.load(layer.bias[block.idx * LANES..][..LANES].as_ptr());
+            let row = image.as_ptr().add(y * stride_y * from.row_stride);
+            let mut sums = [bias; P];
+            for column in 0..n_columns {
+                for window_row in 0..n_rows {
+                    let corner = row.add(window_row * down + column * across);
+                    let weight = s.load(weights);
+                    for p in 0..P {
+                        let value = s.load(corner.add(block.at(first + p, stride_x * n_channels)));
+                        sums[p] = s.fma(value, weight, sums[p]);
                     }
+                    weights = weights.add(LANES);
+                }
+            }
+            let row = output.ptr().add(y * to.row_stride);
+            for p in 0..P {
+                let value = s.min(s.max(sums[p], low), high);
+                let dst = row.add(block.at(first + p, n_channels));
+                let n = block.n_elements(first + p);
+                if n == LANES {
+                    s.store(dst, value);
+                } else {
+                    s.store_part(dst, value, n);
                 }
             }
         }
+    }
+}
+
+/// Sixteen channels of pixels, or sixteen elements of flat rows.
+struct Block {
+    idx: usize,
+    is_flat: bool,
+    /// Elements of a pixel, or of a flat row.
+    pixel_len: usize,
+}
+
+impl Block {
+    /// Where place `place` begins in a row whose pixels are `stride` apart.
+    #[inline(always)]
+    fn at(&self, place: usize, stride: usize) -> usize {
+        if self.is_flat {
+            // The last place steps back, which keeps channels in their lanes.
+            (place * LANES).min(self.pixel_len.saturating_sub(LANES))
+        } else {
+            place * stride + self.idx * LANES
+        }
+    }
+
+    /// Elements of the output at `place`.
+    #[inline(always)]
+    fn n_elements(&self, place: usize) -> usize {
+        let begin = if self.is_flat { self.at(place, 0) } else { self.idx * LANES };
+        LANES.min(self.pixel_len - begin)
     }
 }
 

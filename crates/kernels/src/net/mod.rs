@@ -141,6 +141,12 @@ fn starts<const N: usize>(shift: i32, bias: &[i32], weight_sums: &[i32]) -> [[i3
     starts
 }
 
+/// Whether a convolution computes some tiles of some pixels at once, where registers hold the sums of `n_sums`.
+const fn is_block(n_sums: usize, n_tiles: usize, n_pixels: usize) -> bool {
+    // Six pixels are for machines without room for eight.
+    n_tiles * n_pixels <= n_sums && (n_pixels != 6 || n_sums < 8)
+}
+
 /// How one layer's output is cut into pieces of work.
 #[derive(Clone, Copy)]
 struct Pieces {
