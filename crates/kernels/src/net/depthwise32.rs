@@ -88,7 +88,7 @@ impl Kernel for PartKernel<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        // Nearly all windows have three rows and columns; then their weights stay in registers.
+        // Nearly all windows have three rows and columns; their loops are written out.
         if self.layer.window.size == [3, 3] {
             self.rows::<S, 3, 3>(s);
         } else {
@@ -113,8 +113,8 @@ impl PartKernel<'_> {
             for y in rows.clone() {
                 let mut place = 0;
                 while place < n_places {
-                    // Where registers do not hold a window's weights, these are read for several places at once.
-                    if const { S::FLOAT_SUMS < 8 } && n_places >= 4 {
+                    // Several places at once read the weights once.
+                    if const { S::FLOAT_SUMS >= 4 } && n_places >= 4 {
                         // The last ones step back.
                         self.places::<S, ROWS, COLUMNS, 4>(s, &block, y, place.min(n_places - 4));
                         place += 4;
