@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::{Pieces, Plane, Shared, Window, is_block};
+use super::{Pieces, Plane, Shared, Window, is_block, pixels_at_once, tiles_at_once};
 use crate::isa::{Isa, Kernel, LANES, Simd};
 use crate::pool::Pool;
 
@@ -122,24 +122,14 @@ impl Kernel for PartKernel<'_> {
         let n_pixels = self.rows.len() * self.columns.len();
         let mut tile = self.tiles.start;
         while tile < self.tiles.end {
-            let n_left = self.tiles.end - tile;
-            // As in eight bits.
-            macro_rules! tiles {
-                ($($t:literal if $condition:expr;)*) => {
-                    $(if const { $t <= S::FLOAT_SUMS } && n_left >= $t && $condition {
-                        self.tiles::<S, $t>(s, tile);
-                        tile += $t;
-                        continue;
-                    })*
-                };
+            let n_tiles = tiles_at_once(S::FLOAT_SUMS, self.tiles.end - tile, n_pixels);
+            match n_tiles {
+                8 if const { S::FLOAT_SUMS >= 8 } => self.tiles::<S, 8>(s, tile),
+                4 if const { S::FLOAT_SUMS >= 4 } => self.tiles::<S, 4>(s, tile),
+                2 => self.tiles::<S, 2>(s, tile),
+                _ => self.tiles::<S, 1>(s, tile),
             }
-            let is_wide = S::FLOAT_SUMS >= 8;
-            tiles! {
-                8 if n_pixels == 1;
-                4 if n_pixels == 1 || (is_wide && n_pixels < 8);
-                2 if n_pixels < 4 || is_wide;
-                1 if true;
-            }
+            tile += n_tiles;
         }
     }
 }
@@ -151,22 +141,17 @@ impl PartKernel<'_> {
         for y in self.rows.clone() {
             let mut x = self.columns.start;
             while x < self.columns.end {
-                let n_left = self.columns.end - x;
+                let n_pixels = pixels_at_once(S::FLOAT_SUMS, T, self.columns.end - x, self.columns.len());
                 // A block that reaches beyond the end steps back: pixels computed twice cost less than small blocks.
-                macro_rules! blocks {
-                    ($($p:literal)*) => {
-                        $(if const { is_block(S::FLOAT_SUMS, T, $p) }
-                            && ($p == 1 || n_left > $p / 2)
-                            && self.columns.len() >= $p
-                        {
-                            let from = x.min(self.columns.end - $p);
-                            self.block::<S, T, $p>(s, tile, y, from);
-                            x = from + $p;
-                            continue;
-                        })*
-                    };
+                let from = x.min(self.columns.end - n_pixels);
+                match n_pixels {
+                    8 if const { is_block(S::FLOAT_SUMS, T, 8) } => self.block::<S, T, 8>(s, tile, y, from),
+                    6 if const { is_block(S::FLOAT_SUMS, T, 6) } => self.block::<S, T, 6>(s, tile, y, from),
+                    4 if const { is_block(S::FLOAT_SUMS, T, 4) } => self.block::<S, T, 4>(s, tile, y, from),
+                    2 if const { is_block(S::FLOAT_SUMS, T, 2) } => self.block::<S, T, 2>(s, tile, y, from),
+                    _ => self.block::<S, T, 1>(s, tile, y, from),
                 }
-                blocks!(8 6 4 2 1);
+                x = from + n_pixels;
             }
         }
     }

@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use super::{Pieces, Plane, Requant, Shared, Window, is_block, starts};
+use super::{Pieces, Plane, Requant, Shared, Window, is_block, pixels_at_once, starts, tiles_at_once};
 use crate::isa::{Isa, Kernel, LANES, Simd};
 use crate::memory::Buffer;
 use crate::pool::Pool;
@@ -215,24 +215,14 @@ impl Kernel for PartKernel<'_> {
         let n_pixels = self.part.rows.len() * self.part.columns.len();
         let mut tile = self.part.tiles.start;
         while tile < self.part.tiles.end {
-            let n_left = self.part.tiles.end - tile;
-            // With few pixels more tiles keep as many sums in flight; of many, narrow machines have registers for one tile.
-            macro_rules! tiles {
-                ($($t:literal if $condition:expr;)*) => {
-                    $(if const { $t <= S::BYTE_SUMS } && n_left >= $t && $condition {
-                        self.tiles::<S, $t>(s, tile);
-                        tile += $t;
-                        continue;
-                    })*
-                };
+            let n_tiles = tiles_at_once(S::BYTE_SUMS, self.part.tiles.end - tile, n_pixels);
+            match n_tiles {
+                8 if const { S::BYTE_SUMS >= 8 } => self.tiles::<S, 8>(s, tile),
+                4 if const { S::BYTE_SUMS >= 4 } => self.tiles::<S, 4>(s, tile),
+                2 => self.tiles::<S, 2>(s, tile),
+                _ => self.tiles::<S, 1>(s, tile),
             }
-            let is_wide = S::BYTE_SUMS >= 8;
-            tiles! {
-                8 if n_pixels == 1;
-                4 if n_pixels == 1 || (is_wide && n_pixels < 8);
-                2 if n_pixels < 4 || is_wide;
-                1 if true;
-            }
+            tile += n_tiles;
         }
     }
 }
@@ -251,22 +241,17 @@ impl PartKernel<'_> {
         for y in self.part.rows.clone() {
             let mut x = columns.start;
             while x < columns.end {
-                let n_left = columns.end - x;
+                let n_pixels = pixels_at_once(S::BYTE_SUMS, T, columns.end - x, columns.len());
                 // A block that reaches beyond the end steps back: pixels computed twice cost less than small blocks.
-                macro_rules! blocks {
-                    ($($p:literal)*) => {
-                        $(if const { is_block(S::BYTE_SUMS, T, $p) }
-                            && ($p == 1 || n_left > $p / 2)
-                            && columns.len() >= $p
-                        {
-                            let from = x.min(columns.end - $p);
-                            self.block::<S, T, $p>(s, &block, y, from);
-                            x = from + $p;
-                            continue;
-                        })*
-                    };
+                let from = x.min(columns.end - n_pixels);
+                match n_pixels {
+                    8 if const { is_block(S::BYTE_SUMS, T, 8) } => self.block::<S, T, 8>(s, &block, y, from),
+                    6 if const { is_block(S::BYTE_SUMS, T, 6) } => self.block::<S, T, 6>(s, &block, y, from),
+                    4 if const { is_block(S::BYTE_SUMS, T, 4) } => self.block::<S, T, 4>(s, &block, y, from),
+                    2 if const { is_block(S::BYTE_SUMS, T, 2) } => self.block::<S, T, 2>(s, &block, y, from),
+                    _ => self.block::<S, T, 1>(s, &block, y, from),
                 }
-                blocks!(8 6 4 2 1);
+                x = from + n_pixels;
             }
         }
     }

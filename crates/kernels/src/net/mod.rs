@@ -141,10 +141,39 @@ fn starts<const N: usize>(shift: i32, bias: &[i32], weight_sums: &[i32]) -> [[i3
     starts
 }
 
-/// Whether a convolution computes some tiles of some pixels at once, where registers hold the sums of `n_sums`.
+/// Whether a convolution computes so many tiles of so many pixels at once, where registers hold the sums of `n_sums`.
 const fn is_block(n_sums: usize, n_tiles: usize, n_pixels: usize) -> bool {
     // Six pixels are for machines without room for eight.
     n_tiles * n_pixels <= n_sums && (n_pixels != 6 || n_sums < 8)
+}
+
+/// How many of `n_left` tiles of `n_pixels` pixels a convolution computes at once, where registers hold `n_sums`: 8, 4, 2 or 1.
+#[inline(always)]
+fn tiles_at_once(n_sums: usize, n_left: usize, n_pixels: usize) -> usize {
+    // With few pixels more tiles keep as many sums in flight; of many, narrow machines have registers for one tile.
+    let is_wide = n_sums >= 8;
+    let most = match n_pixels {
+        1 => n_sums,
+        2..4 => {
+            if is_wide {
+                4
+            } else {
+                2
+            }
+        }
+        4..8 if is_wide => 4,
+        _ if is_wide => 2,
+        _ => 1,
+    };
+    [8, 4, 2].into_iter().find(|n| *n <= most.min(n_left)).unwrap_or(1)
+}
+
+/// How many of `n_left` pixels of a row of `n_all` a convolution computes at once, of so many tiles: the most that are a block
+/// ([`is_block`]) of which more than half is left.
+#[inline(always)]
+fn pixels_at_once(n_sums: usize, n_tiles: usize, n_left: usize, n_all: usize) -> usize {
+    let fits = |n: &usize| is_block(n_sums, n_tiles, *n) && n_left > n / 2 && n_all >= *n;
+    [8, 6, 4, 2].into_iter().find(fits).unwrap_or(1)
 }
 
 /// How one layer's output is cut into pieces of work.
