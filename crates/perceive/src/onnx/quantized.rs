@@ -369,26 +369,20 @@ impl Builder<'_> {
         inputs: &[Option<Item>],
         place: &str,
     ) -> Result<Item, Error> {
-        let (image, weights, by, [from, to]) = match self.qlinear(node, inputs, "a constant image", place)? {
+        let refusals = ["a constant image", "weights computed while it runs"];
+        let (image, bytes, dims, scales, [from, to]) = match self.qlinear(node, inputs, refusals, place)? {
             Qlinear::Floats([image, weights, bias], to) => {
                 let result = self.float_conv(node, &[Some(image), Some(weights), Some(bias)], place)?;
                 return self.bytes_of(&result, to, place);
             }
-            Qlinear::Bytes { input, weights, by, scales } => (input, weights, by, scales),
+            Qlinear::Bytes { input, bytes, dims, scales, ends } => (input, bytes, dims, scales, ends),
         };
-        let Data::Ints(values) = &weights.data else {
-            return Err(Error::unsupported(place, "weights computed while it runs"));
-        };
-        let per_channel = values.len() / weights.shape.first().copied().unwrap_or(1).max(1);
-        let bytes = signed(values, &by.zeros, |i| i / per_channel.max(1));
-        let bytes = bytes
-            .ok_or_else(|| Error::unsupported(place, "weights that with their zero points are no bytes"))?;
         let bias = match inputs.get(8).and_then(Option::as_ref).map(|item| &item.data) {
             None => Bias::Floats(None),
             Some(Data::Ints(values)) => Bias::Ints(values.iter().map(|value| *value as i32).collect()),
             Some(_) => return Err(Error::unsupported(place, "a bias computed while it runs")),
         };
-        let layer = (bytes, weights.shape.clone(), by.scales);
+        let layer = (bytes, dims.to_vec(), scales);
         self.byte_conv(node, image, layer, bias, (from, to, Activation::None), place)
     }
 
@@ -398,33 +392,25 @@ impl Builder<'_> {
         inputs: &[Option<Item>],
         place: &str,
     ) -> Result<Item, Error> {
-        let (rows, weights, by, [from, to]) = match self.qlinear(node, inputs, "constant rows", place)? {
+        let refusals = ["constant rows", "a matrix computed while it runs"];
+        let (rows, bytes, dims, scales, [from, to]) = match self.qlinear(node, inputs, refusals, place)? {
             Qlinear::Floats([rows, weights, _], to) => {
                 let result = self.matmul(&rows, &weights, place)?;
                 return self.bytes_of(&result, to, place);
             }
-            Qlinear::Bytes { input, weights, by, scales } => (input, weights, by, scales),
+            Qlinear::Bytes { input, bytes, dims, scales, ends } => (input, bytes, dims, scales, ends),
         };
-        let (Data::Ints(values), &[k, n]) = (&weights.data, weights.shape.as_slice()) else {
-            return Err(Error::unsupported(
-                place,
-                "a matrix computed while it runs, or of more than two dimensions",
-            ));
-        };
-        let bytes = signed(values, &by.zeros, |i| i % n.max(1));
-        let bytes = bytes
-            .ok_or_else(|| Error::unsupported(place, "weights that with their zero points are no bytes"))?;
-        let layer = (bytes, [k, n], by.scales, false);
+        let layer = (bytes, [dims[0], dims[1]], scales, false);
         self.byte_matmul(rows, layer, Bias::Floats(None), (from, to, Activation::None), place)
     }
 
-    /// What the two have in common: input, weights and output with a scale and a zero point each. `constant` is what a constant
-    /// input is called.
+    /// What the two have in common: input, weights and output with a scale and a zero point each. `refusals` name an input that
+    /// is constant, and weights that are not.
     fn qlinear<'i>(
         &mut self,
         node: &NodeProto<'_>,
         inputs: &'i [Option<Item>],
-        constant: &str,
+        refusals: [&str; 2],
         place: &str,
     ) -> Result<Qlinear<'i>, Error> {
         let get = |idx: usize| inputs.get(idx).and_then(Option::as_ref);
@@ -433,76 +419,40 @@ impl Builder<'_> {
         };
         let (from, by, to) =
             (affine(get(1), get(2), place)?, affine(get(4), get(5), place)?, affine(get(6), get(7), place)?);
-        let floats = self.as_floats(node, inputs, (&from, &by), place)?;
-        if floats.is_none() {
-            let Data::Active(id) = input.data else { return Err(Error::unsupported(place, constant)) };
-            self.settle_as(id, &from, input.kind, place)?;
-        }
-        let to = to.activation(input.kind, place)?;
-        match floats {
-            Some(floats) => Ok(Qlinear::Floats(floats, to)),
-            None => {
-                let from = from.activation(input.kind, place)?;
-                Ok(Qlinear::Bytes { input, weights, by, scales: [from, to] })
-            }
-        }
-    }
-}
-
-/// A layer that is given as bytes, as it can be computed.
-enum Qlinear<'a> {
-    /// Image or rows, weights and bias, and what the result is to be rounded to.
-    Floats([Item; 3], Quantization),
-    /// With the scales of weights, of the input and of the output.
-    Bytes { input: &'a Item, weights: &'a Item, by: Affine, scales: [Quantization; 2] },
-}
-
-impl Builder<'_> {
-    /// Image or rows, weights and bias of an eight-bit layer as floats, where its weights are not signed bytes without a zero
-    /// point, or no matrix; `None` where they are.
-    fn as_floats(
-        &mut self,
-        node: &NodeProto<'_>,
-        inputs: &[Option<Item>],
-        (from, by): (&Affine, &Affine),
-        place: &str,
-    ) -> Result<Option<[Item; 3]>, Error> {
-        let (Some(Some(input)), Some(Some(weights))) = (inputs.first(), inputs.get(3)) else {
-            return Ok(None);
-        };
-        let (Data::Active(id), Data::Ints(values)) = (&input.data, &weights.data) else { return Ok(None) };
+        let Data::Active(id) = input.data else { return Err(Error::unsupported(place, refusals[0])) };
+        let Data::Ints(values) = &weights.data else { return Err(Error::unsupported(place, refusals[1])) };
         // Scales are those of output channels: the first dimension of a convolution's weights, the last of a matrix.
         let is_conv = node.op == "QLinearConv";
-        let channels = if is_conv { weights.shape.first() } else { weights.shape.last() };
-        let n_channels = channels.copied().unwrap_or(1).max(1);
+        let dims = weights.shape.as_slice();
+        let n_channels = if is_conv { dims.first() } else { dims.last() }.copied().unwrap_or(1).max(1);
         let n_scales = by.scales.len();
         if n_scales != 1 && n_scales != n_channels {
-            let what = format!("{n_scales} scales for weights of shape {:?}", weights.shape);
-            return Err(Error::malformed(place, what));
+            return Err(Error::malformed(place, format!("{n_scales} scales for weights of shape {dims:?}")));
         }
-        let channel = |i: usize| match () {
-            () if n_scales == 1 => 0,
-            () if is_conv => i / (values.len() / n_channels).max(1),
-            () => i % n_channels,
+        let channel = |i: usize| {
+            let channel = if is_conv { i / (values.len() / n_channels).max(1) } else { i % n_channels };
+            channel.min(n_scales - 1)
         };
-        let is_matrix = is_conv || weights.shape.len() == 2;
-        if is_matrix && signed(values, &by.zeros, channel).is_some() {
-            return Ok(None);
+        self.settle_as(id, &from, input.kind, place)?;
+        let to = to.activation(input.kind, place)?;
+        let is_layer = is_conv || dims.len() == 2;
+        if let Some(bytes) = signed(values, &by.zeros, channel).filter(|_| is_layer) {
+            let ends = [from.activation(input.kind, place)?, to];
+            return Ok(Qlinear::Bytes { input, bytes, dims, scales: by.scales, ends });
         }
-        self.settle_as(*id, from, input.kind, place)?;
-        let image = self.emit(Op::Dequantize, &[*id], input.shape.clone(), place)?;
+        let rows = self.emit(Op::Dequantize, &[id], input.shape.clone(), place)?;
         let float = |(i, value): (usize, &i64)| by.scales[channel(i)] * (value - by.zeros[channel(i)]) as f32;
-        let weights = Item::floats(weights.shape.clone(), values.iter().enumerate().map(float).collect());
-        let n_out = weights.shape.first().copied().unwrap_or(0);
-        let bias: Vec<f32> = match inputs.get(8) {
-            Some(Some(Item { data: Data::Ints(bias), .. })) => {
+        let floats = values.iter().enumerate().map(float).collect();
+        let bias: Vec<f32> = match get(8).map(|item| &item.data) {
+            Some(Data::Ints(bias)) => {
                 let scale = |i: usize| from.scales[0] * by.scales[i % n_scales];
                 bias.iter().enumerate().map(|(i, value)| *value as f32 * scale(i)).collect()
             }
-            _ => vec![0.0; n_out],
+            _ => vec![0.0; dims.first().copied().unwrap_or(0)],
         };
         let bias = Item::floats(vec![bias.len()], bias);
-        Ok(Some([Item::active(image, input.shape.clone()), weights, bias]))
+        let items = [Item::active(rows, input.shape.clone()), Item::floats(dims.to_vec(), floats), bias];
+        Ok(Qlinear::Floats(items, to))
     }
 
     /// Floats as bytes.
@@ -521,6 +471,15 @@ impl Builder<'_> {
             None => Ok(Item::active(result, shape)),
         }
     }
+}
+
+/// A layer that is given as bytes, as it can be computed.
+enum Qlinear<'a> {
+    /// Image or rows, weights and bias, where the weights are not signed bytes without a zero point, or no matrix; and what the
+    /// result is to be rounded to.
+    Floats([Item; 3], Quantization),
+    /// Weights with their dimensions and scales; how the input's and the output's bytes are meant.
+    Bytes { input: &'a Item, bytes: Vec<i8>, dims: &'a [usize], scales: Vec<f32>, ends: [Quantization; 2] },
 }
 
 /// A bias as the file has it.

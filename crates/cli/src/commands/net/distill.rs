@@ -236,9 +236,9 @@ pub fn run(args: &Args, verbosity: Verbosity) -> Outcome {
         networks.push(("eight bits", as_written(graph)?));
     }
     let (mut rows, mut agreements) = (Vec::new(), Vec::new());
-    for (name, graph) in networks {
-        let agreement = Agreement::measure(&teacher, &graph.graph, &kept).map_err(named)?;
-        let row = measure(name, &graph, &agreement, (&kept, kept_classes.as_deref()), args);
+    for (name, written) in networks {
+        let agreement = Agreement::measure(&teacher, &written.graph, &kept).map_err(named)?;
+        let row = measure(name, &written, &agreement, (&kept, kept_classes.as_deref()), args);
         rows.push(row.map_err(named)?);
         agreements.push(agreement);
     }
